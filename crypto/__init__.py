@@ -1,0 +1,1 @@
+"""Mathematics on bytes: no network, clock, files, threads or business meaning."""

@@ -1,0 +1,1 @@
+"""What is permitted, and proof of what happened."""

@@ -1,0 +1,1 @@
+"""Wire types: one canonical encoding each, and who must have signed it."""

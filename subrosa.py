@@ -1,0 +1,1 @@
+"""The ``subrosa`` command (filled in below)."""
