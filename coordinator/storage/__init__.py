@@ -1,0 +1,1 @@
+"""What the coordinator keeps: SQLAlchemy tables, their migrations, and the statements over them."""

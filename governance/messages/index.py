@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import hashlib
+from collections.abc import Sequence
 from typing import ClassVar
+
+import msgspec
 
 from governance.messages.codec import Message
 from governance.messages.log import CheckpointUpdate, LoggedEntry
@@ -76,3 +80,8 @@ class Deltas(Message, frozen=True):
     last: int
     checkpoint: CheckpointUpdate
     deltas: list[Delta]
+
+
+def labels_digest(labels: Sequence[Signed]) -> bytes:
+    """SHA-256 (32 bytes) of a batch in its order: what a receipt promises and a delta's log entry names."""
+    return hashlib.sha256(b"subrosa/v1/labels\0" + msgspec.msgpack.encode(list(labels))).digest()

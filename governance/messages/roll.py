@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from typing import ClassVar
 
-from governance.messages.codec import Message
+import msgspec
+
+from governance.messages.codec import MalformedError, Message
 from governance.messages.signed import Evidence
 
 
@@ -58,3 +60,28 @@ class MembershipRoll(Evidence, frozen=True):
     parties: list[RollEntry]
     group_keys: list[GroupKey]
     directories: list[Directory]
+
+
+class PartyCard(Message, frozen=True):
+    """How a party introduces itself to the coordinator's operator, as a JSON file carried by hand.
+
+    ``verify_key`` is the Ed25519 verify key in 64 hexadecimal digits; ``url`` where it listens.
+    """
+
+    party: str
+    name: str
+    role: str
+    verify_key: str
+    url: str
+
+    def to_json(self) -> str:
+        """The card as it is stored."""
+        return msgspec.json.encode(self).decode()
+
+    @classmethod
+    def from_json(cls, text: str | bytes) -> PartyCard:
+        """Read a card, or raise :class:`~governance.messages.codec.MalformedError`."""
+        try:
+            return msgspec.json.decode(text, type=cls)
+        except msgspec.DecodeError as error:
+            raise MalformedError(f"PartyCard: {error}") from error

@@ -1,0 +1,71 @@
+"""Why a transaction was not simply allowed: one sentence for each rule that spoke against it."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from scoring.rules.columns import Cell, ColumnValues, cell
+from scoring.rules.ruleset import Judgement, RowJudgement, RuleSet
+from scoring.verdicts import Verdict
+
+_PLACEHOLDER = re.compile(r"\{([^{}]*)\}")
+
+
+@dataclass(frozen=True)
+class Reason:
+    """One rule's word: ``verdict`` is what this rule alone would have given (after its tier's bound)."""
+
+    rule: str
+    verdict: Verdict
+    text: str
+
+
+def reasons(
+    ruleset: RuleSet, judgement: Judgement, columns: Mapping[str, ColumnValues]
+) -> dict[int, tuple[Reason, ...]]:
+    """The reasons of every row whose verdict is not allow: the deciding rule first, then by severity.
+
+    Rows with verdict allow are absent, so the cost follows the number of interventions, not of events.
+    """
+    found: dict[int, tuple[Reason, ...]] = {}
+    for row in np.flatnonzero(judgement.verdict):
+        spoke = np.flatnonzero(judgement.effective[row])
+        given = [(int(index), Verdict(int(judgement.effective[row, index]))) for index in spoke]
+        cells = {name: cell(columns[name], int(row)) for name in ruleset.columns}
+        found[int(row)] = _explain(ruleset, int(judgement.rule[row]), given, cells)
+    return found
+
+
+def row_reasons(ruleset: RuleSet, judgement: RowJudgement, row: Mapping[str, Cell]) -> tuple[Reason, ...]:
+    """The reasons of one row judged on the scalar path; empty when the verdict is allow."""
+    given = [(index, verdict) for index, verdict in judgement.hits if verdict is not Verdict.ALLOW]
+    return _explain(ruleset, judgement.rule, given, row)
+
+
+def _explain(
+    ruleset: RuleSet, deciding: int, given: Sequence[tuple[int, Verdict]], cells: Mapping[str, Cell]
+) -> tuple[Reason, ...]:
+    ordered = sorted(given, key=lambda pair: (pair[0] != deciding, -pair[1], pair[0]))
+    return tuple(
+        Reason(ruleset.rules[index].id, verdict, fill(ruleset.rules[index].reason, cells))
+        for index, verdict in ordered
+    )
+
+
+def fill(template: str, cells: Mapping[str, Cell]) -> str:
+    """``template`` with each {column} replaced by its value as a person writes it."""
+    return _PLACEHOLDER.sub(lambda match: _shown(cells[match.group(1)]), template)
+
+
+def _shown(value: Cell) -> str:
+    if value is None or value != value:
+        return "unknown"
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, float):
+        return f"{int(value)}" if value.is_integer() else f"{value:.2f}"
+    return value
