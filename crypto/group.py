@@ -5,8 +5,8 @@ little-endian integers below ``ORDER``. libsodium reads fixed lengths from whate
 so **every length is checked here before a call**; nothing else in the project calls it. The identity is
 refused wherever an element comes in, as RFC 9497 section 2.1 asks of DeserializeElement.
 
-Results do not depend on secret data in time: multiplication, inversion and scalar arithmetic on secrets
-stay inside libsodium. Python integers appear only where a scalar is checked against ``ORDER``.
+Multiplication, inversion and scalar arithmetic on secrets stay inside libsodium, constant in time; Python integers
+see a secret only in the check against ``ORDER``. The functions named ``..._public_...`` are for public data alone.
 """
 
 from __future__ import annotations
@@ -27,10 +27,22 @@ UNIFORM_SIZE = 64
 ORDER = 2**252 + 27742317777372353535851937790883648493
 IDENTITY = bytes(ELEMENT_SIZE)
 
+# From here on decoding and buckets beat one libsodium multiplication and addition an item (measured: 32 against 64 us).
+_LEAST_FAST_SUM = 32
+
 Random = Callable[[int], bytes]
 
 _Element = ctypes.c_char * ELEMENT_SIZE
 _Scalar = ctypes.c_char * SCALAR_SIZE
+
+
+class InvalidPositionError(InvalidEncodingError):
+    """A bad element among several batches: at ``item`` (from 0) of batch number ``batch`` (from 0)."""
+
+    def __init__(self, batch: int, item: int) -> None:
+        super().__init__(f"element {item} of batch {batch}: not a canonical element, or the identity")
+        self.batch = batch
+        self.item = item
 
 
 def _bind(name: str, inputs: int, *, checked: bool) -> Callable[..., int]:
@@ -65,10 +77,15 @@ if sys.platform != "win32":
 
 
 def _check_elements(elements: Sequence[bytes]) -> None:
-    """Lengths only: libsodium itself refuses what is not canonical. The loop is the price of safety, 30 ns."""
+    """Lengths and the top bit; every other form that is not canonical is refused by libsodium itself.
+
+    The libsodium inside rbcl (1.0.18) ignores bit 255, so each element would have a second encoding.
+    """
     for position, element in enumerate(elements):
         if type(element) is not bytes or len(element) != ELEMENT_SIZE:
             raise InvalidEncodingError(f"element {position}: an element is {ELEMENT_SIZE} bytes")
+        if element[31] > 0x7F:
+            raise InvalidEncodingError(f"element {position}: not canonical, bit 255 is set")
 
 
 def _check_scalars(scalars: Sequence[bytes]) -> None:
@@ -81,8 +98,7 @@ def _check_scalars(scalars: Sequence[bytes]) -> None:
 
 def validate_element(element: bytes) -> None:
     """Return for the canonical encoding of an element other than the identity, else InvalidEncodingError."""
-    if type(element) is not bytes or len(element) != ELEMENT_SIZE:
-        raise InvalidEncodingError(f"an element is {ELEMENT_SIZE} bytes")
+    _check_elements((element,))
     if element == IDENTITY:
         raise InvalidEncodingError("the identity element is refused")
     if _is_valid(element) != 1:
@@ -123,7 +139,7 @@ def multiply_each(scalar: bytes, elements: Sequence[bytes]) -> list[bytes]:
     _check_scalars((scalar,))
     _check_elements(elements)
     result = _Element()
-    products = []
+    products: list[bytes] = []
     for element in elements:
         # -1 means a bad encoding or the identity: a non-zero scalar takes no other element to the identity.
         if _multiply(result, scalar, element):
@@ -139,7 +155,7 @@ def multiply_pairs(scalars: Sequence[bytes], elements: Sequence[bytes]) -> list[
     _check_scalars(scalars)
     _check_elements(elements)
     result = _Element()
-    products = []
+    products: list[bytes] = []
     for scalar, element in zip(scalars, elements, strict=True):
         if _multiply(result, scalar, element):
             raise InvalidEncodingError(f"element {len(products)}: not canonical, or the identity")
@@ -149,12 +165,47 @@ def multiply_pairs(scalars: Sequence[bytes], elements: Sequence[bytes]) -> list[
 
 def weighted_sum(scalars: Sequence[bytes], elements: Sequence[bytes]) -> bytes:
     """``sum(scalar_i * element_i)``; the sum itself may be the identity (32 zero bytes)."""
+    if not elements:
+        raise InvalidEncodingError("an empty sum has no encoding here")
     products = multiply_pairs(scalars, elements)
-    total = _Element()
-    for product in products:
+    total = _Element.from_buffer_copy(products[0])
+    for product in products[1:]:
         # In place: libsodium decodes both inputs before it writes. Products are valid by construction.
         _add(total, total, product)
     return total.raw
+
+
+def sum_public_multiples(scalars: Sequence[bytes], elements: Sequence[bytes]) -> bytes:
+    """:func:`weighted_sum` for **public** scalars and elements: not constant in time, in batches 4 to 6 times faster.
+
+    The fast method lives in ``crypto.multiscalar``, loaded with the first batch that is large enough for it.
+    """
+    if len(elements) < _LEAST_FAST_SUM:
+        return weighted_sum(scalars, elements)
+    if len(scalars) != len(elements):
+        raise InvalidEncodingError(f"{len(scalars)} scalars for {len(elements)} elements")
+    _check_scalars(scalars)
+    _check_elements(elements)
+    if IDENTITY in elements:
+        raise InvalidEncodingError(f"element {list(elements).index(IDENTITY)}: the identity is refused")
+    from crypto import multiscalar
+
+    return multiscalar.sum_public_multiples(scalars, elements)
+
+
+def combine_public_batches(factors: Sequence[int], batches: Sequence[Sequence[bytes]]) -> list[bytes]:
+    """``[sum_i(factors[i] * batches[i][j]) for j]`` for **public** factors and elements: not constant in time.
+
+    Its cost grows with the bits of the longest factor. :class:`InvalidPositionError` tells the batch that holds
+    a bad element. A sum may be the identity (32 zero bytes).
+    """
+    from crypto import multiscalar
+
+    for number, batch in enumerate(batches):
+        for position, element in enumerate(batch):
+            if type(element) is not bytes or len(element) != ELEMENT_SIZE or element == IDENTITY:
+                raise InvalidPositionError(number, position)
+    return multiscalar.combine_public_batches(factors, batches)
 
 
 def multiply_base(scalar: bytes) -> bytes:
@@ -182,21 +233,6 @@ def _combine(operation: Callable[..., int], a: bytes, b: bytes) -> bytes:
     if IDENTITY in (a, b) or operation(result, a, b):
         raise InvalidEncodingError("not the canonical encoding of an element, or the identity")
     return result.raw
-
-
-def add_pairs(a: Sequence[bytes], b: Sequence[bytes]) -> list[bytes]:
-    """``[a_i + b_i]`` for a batch; both sequences have one length."""
-    if len(a) != len(b):
-        raise InvalidEncodingError(f"{len(a)} elements cannot be added to {len(b)}")
-    _check_elements(a)
-    _check_elements(b)
-    result = _Element()
-    sums = []
-    for left, right in zip(a, b, strict=True):
-        if IDENTITY in (left, right) or _add(result, left, right):
-            raise InvalidEncodingError(f"element {len(sums)}: not canonical, or the identity")
-        sums.append(result.raw)
-    return sums
 
 
 # --- scalars -----------------------------------------------------------------------------------------------
@@ -262,7 +298,7 @@ def scalar_multiply_each(scalar: bytes, others: Sequence[bytes]) -> list[bytes]:
     _check_scalars((scalar,))
     _check_scalars(others)
     result = _Scalar()
-    products = []
+    products: list[bytes] = []
     for other in others:
         _scalar_multiply(result, scalar, other)
         products.append(result.raw)

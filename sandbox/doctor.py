@@ -48,6 +48,7 @@ def _group() -> str:
 
 def _homomorphic() -> str:
     import numpy as np
+
     from crypto.he.contexts import RequesterKey, load_public_context
     from crypto.he.contributions import encrypt_vector
 

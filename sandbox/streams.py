@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import polars as pl
+
 from member_node.streams.mapping import StreamMapping
 
 
@@ -24,8 +25,13 @@ class DealtStream:
     events: int
 
 
-def deal(events: pl.DataFrame, mapping: StreamMapping, members: int, out: Path) -> DealtStream:
-    """Split ``events`` by the mapping's split column (integers: value modulo ``members``) below ``out``."""
+def deal(
+    events: pl.DataFrame, mapping: StreamMapping, members: int, out: Path, *, directory: Path | None = None
+) -> DealtStream:
+    """Split ``events`` by the mapping's split column (integers: value modulo ``members``) below ``out``.
+
+    ``directory``: the public directory's file; without one it is made of the ids that occur.
+    """
     out.mkdir(parents=True, exist_ok=True)
     time = mapping.columns["time"]
     owner = pl.col(mapping.split_column)
@@ -38,10 +44,11 @@ def deal(events: pl.DataFrame, mapping: StreamMapping, members: int, out: Path) 
         path = out / f"bank-{chr(ord('a') + bank)}.parquet"
         events.filter(owner % members == bank).write_parquet(path, compression="zstd")
         files.append(path)
-    directory = out / f"{mapping.directory_dataset}.txt"
-    column = mapping.columns[mapping.directory_entity]
-    ids = events.get_column(column).drop_nulls().cast(pl.String).unique().sort()
-    directory.write_text("".join(f"{each}\n" for each in ids), encoding="utf-8")
+    if directory is None:
+        directory = out / f"{mapping.directory_dataset}.txt"
+        column = mapping.columns[mapping.directory_entity]
+        ids = events.get_column(column).drop_nulls().cast(pl.String).unique().sort()
+        directory.write_text("".join(f"{each}\n" for each in ids), encoding="utf-8")
     first, last = events.select(pl.col(time).min().alias("first"), pl.col(time).max().alias("last")).row(0)
     return DealtStream(
         files=files, directory=directory, first_day=first.date(), last_day=last.date(), events=events.height

@@ -62,7 +62,8 @@ class DailyCounts:
         position = day - self._oldest_day
         if not 0 <= position < self._days:
             raise SeriesError(f"day {day} is not held; {self._oldest_day} to {self.next_day - 1} are")
-        return self._prefix[position + 1] - self._prefix[position]
+        counts: NDArray[np.int64] = self._prefix[position + 1] - self._prefix[position]
+        return counts
 
     def add_day(self, day: int, counts: NDArray[np.int64]) -> None:
         """Append one day's counts (integers >= 0, [cells]).
@@ -111,10 +112,9 @@ class DailyCounts:
             raise SeriesError(
                 f"a window of {days} days reaches before day {self._oldest_day}, the oldest one held"
             )
-        position = np.searchsorted(self._sorted, keys)
-        position = np.minimum(position, max(self.cells - 1, 0))
         if self.cells == 0:
             return np.zeros(len(keys), dtype=np.float64)
+        position = np.minimum(np.searchsorted(self._sorted, keys), self.cells - 1)
         known = self._sorted[position] == keys
         cell = self._order[position]
         high = np.clip(last, 0, self._days)

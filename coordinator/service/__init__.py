@@ -1,0 +1,1 @@
+"""What the coordinator does, without HTTP: log, index, inquiries, totals."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from sqlalchemy import and_, func, insert, select
+from sqlalchemy import func, insert, select
 
 from coordinator.storage.database import Connection
 from coordinator.storage.tables import deltas, labels
@@ -94,7 +94,7 @@ def labels_between(connection: Connection, first: int, last: int) -> dict[int, l
     """The labels of deltas first..last, in the order they were signed and sent."""
     query = (
         select(labels.c.delta_number, labels.c.contributor, labels.c.payload, labels.c.signature)
-        .where(and_(labels.c.delta_number >= first, labels.c.delta_number <= last))
+        .where(labels.c.delta_number >= first, labels.c.delta_number <= last)
         .order_by(labels.c.delta_number, labels.c.position)
     )
     batches: dict[int, list[Signed]] = {}

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from sqlalchemy import delete, func, insert, select, update
 
 from coordinator.storage.database import Connection
-from coordinator.storage.tables import inquiries, inquiry_budgets, inquiry_messages
+from coordinator.storage.tables import inquiries, inquiry_budgets, inquiry_messages, refused_inquiries
 from governance.messages.signed import Signed
 
 
@@ -137,6 +137,19 @@ def erase_contributions(connection: Connection, inquiry_id: bytes) -> None:
         .values(payload=b"", signature=b"")
     )
     connection.execute(update(inquiries).where(inquiries.c.inquiry_id == inquiry_id).values(context=b""))
+
+
+def add_refused(connection: Connection, inquiry_id: bytes, rule: str, reason: str) -> None:
+    """Remember that an inquiry was refused, and why."""
+    connection.execute(insert(refused_inquiries).values(inquiry_id=inquiry_id, rule=rule, reason=reason))
+
+
+def find_refused(connection: Connection, inquiry_id: bytes) -> tuple[str, str] | None:
+    """(rule, reason) of the refusal of this inquiry, if it was refused."""
+    row = connection.execute(
+        select(refused_inquiries).where(refused_inquiries.c.inquiry_id == inquiry_id)
+    ).first()
+    return None if row is None else (row.rule, row.reason)
 
 
 def spent_budget(connection: Connection, requester: str, template: str, dataset: str, day: int) -> int:

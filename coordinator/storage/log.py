@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from sqlalchemy import delete, insert, select
+from sqlalchemy import delete, func, insert, select
 
 from coordinator.storage.database import Connection
 from coordinator.storage.tables import checkpoints, log_entries, log_readers
@@ -67,4 +67,9 @@ def put_checkpoint(connection: Connection, size: int, signed_at: int, note: str)
 
 def newest_checkpoint(connection: Connection) -> str | None:
     """The note over the largest tree."""
-    return connection.scalar(select(checkpoints.c.note).order_by(checkpoints.c.size.desc()))
+    return connection.scalar(select(checkpoints.c.note).order_by(checkpoints.c.size.desc()).limit(1))
+
+
+def newest_size(connection: Connection) -> int:
+    """The size of the largest tree that was signed; 0 before the first."""
+    return connection.scalar(select(func.max(checkpoints.c.size))) or 0

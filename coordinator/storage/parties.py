@@ -6,6 +6,7 @@ from sqlalchemy import delete, func, insert, select, update
 
 from coordinator.storage.database import Connection
 from coordinator.storage.tables import directories, group_keys, membership_rolls, parties, policy_bundles
+from governance.indicators import NORMAL_FORMS_VERSION
 from governance.messages.codec import decode, encode
 from governance.messages.policy import PolicyBundle
 from governance.messages.roll import Directory, GroupKey, MembershipRoll, RollEntry
@@ -63,6 +64,24 @@ def put_directory(connection: Connection, directory: Directory) -> None:
     connection.execute(delete(directories).where(directories.c.dataset == directory.dataset))
     connection.execute(
         insert(directories).values(dataset=directory.dataset, cells=directory.cells, digest=directory.digest)
+    )
+
+
+def current_epoch(connection: Connection) -> int:
+    """The OPRF epoch: that of the newest group key, 1 before there is one."""
+    return max((key.epoch for key in newest_group_keys(connection)), default=1)
+
+
+def current_roll(connection: Connection, *, version: int, issued_at: int) -> MembershipRoll:
+    """The roll as the tables have it now."""
+    return MembershipRoll(
+        version=version,
+        epoch=current_epoch(connection),
+        issued_at=issued_at,
+        normal_forms=NORMAL_FORMS_VERSION,
+        parties=all_parties(connection),
+        group_keys=newest_group_keys(connection),
+        directories=all_directories(connection),
     )
 
 

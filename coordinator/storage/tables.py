@@ -143,6 +143,15 @@ inquiry_messages = Table(
     Column("signature", LargeBinary, nullable=False),
 )
 
+# An inquiry that was refused stays refused: its requester signs a new one.
+refused_inquiries = Table(
+    "refused_inquiries",
+    metadata,
+    Column("inquiry_id", LargeBinary, primary_key=True),
+    Column("rule", Text, nullable=False),
+    Column("reason", Text, nullable=False),
+)
+
 inquiry_budgets = Table(
     "inquiry_budgets",
     metadata,

@@ -21,7 +21,8 @@ Count: TypeAlias = Annotated[int, Meta(ge=0, le=MAX_INTEGER)]
 PartyId: TypeAlias = Annotated[str, Meta(pattern=r"\A[a-z][a-z0-9-]{1,31}\Z")]
 Name: TypeAlias = Annotated[str, Meta(pattern=r"\A[A-Za-z0-9][A-Za-z0-9._:/-]{0,127}\Z")]
 Sentence: TypeAlias = Annotated[str, Meta(max_length=500)]
-Hex16: TypeAlias = Annotated[str, Meta(pattern=r"\A[0-9a-f]{32}\Z")]
+# What a party claimed in a request that may be refused for it: any text, bounded.
+Claimed: TypeAlias = Annotated[str, Meta(max_length=128)]
 Hex32: TypeAlias = Annotated[str, Meta(pattern=r"\A[0-9a-f]{64}\Z")]
 Hex64: TypeAlias = Annotated[str, Meta(pattern=r"\A[0-9a-f]{128}\Z")]
 HexBytes: TypeAlias = Annotated[str, Meta(pattern=r"\A(?:[0-9a-f]{2})*\Z", max_length=256)]
@@ -120,11 +121,11 @@ class InquiryRefusalEntry(LogEntry, frozen=True, tag="inquiry-refusal"):
 
     inquiry_id: Hex32
     requester: PartyId
-    template: Name
-    dataset: Name
-    purpose: Name
+    template: Claimed
+    dataset: Claimed
+    purpose: Claimed
     reason: Sentence
-    rule: Name
+    rule: Claimed
     policy_epoch: Count
 
 
@@ -159,9 +160,9 @@ class CallerCount(_Part, frozen=True):
     """What one caller asked of a key holder in a period; ``refusal`` is empty for answered requests."""
 
     caller: PartyId
-    kind_group: Name
-    purpose: Name
-    quota: Name
+    kind_group: Claimed
+    purpose: Claimed
+    quota: Claimed
     refusal: Sentence
     requests: Count
     elements: Count
@@ -183,10 +184,10 @@ class RefusalEntry(LogEntry, frozen=True, tag="refusal"):
 
     party: PartyId
     action: Name
-    resource: Name
-    purpose: Annotated[str, Meta(max_length=128)]
+    resource: Claimed
+    purpose: Claimed
     reason: Sentence
-    rule: Annotated[str, Meta(max_length=128)]
+    rule: Claimed
     policy_epoch: Count
 
 
@@ -242,6 +243,11 @@ def decode_entry(body: bytes) -> Entry:
     if entry.parties != sorted(set(entry.parties)):
         raise MalformedEntryError("the parties of a log entry are not sorted and distinct")
     return entry
+
+
+def as_claimed(text: str) -> str:
+    """``text`` as a refused party wrote it, cut to what an entry may carry."""
+    return text.encode("utf-8", "replace").decode()[:128]
 
 
 def entry_type(entry: Entry) -> str:

@@ -1,4 +1,6 @@
-"""HTTP message signatures between organisations: one strict profile of RFC 9421 with Ed25519 (docs/protocols/requests.md).
+"""HTTP message signatures between organisations: one strict profile of RFC 9421 with Ed25519.
+
+docs/protocols/requests.md describes it for other implementations.
 
 A request covers method, authority, path, query, content-type, content-digest (RFC 9530, also of an empty body),
 the recipient's party id and the sender's policy epoch. A response covers status, content-type, content-digest
@@ -10,8 +12,6 @@ Sans-I/O: the caller supplies the clock, the nonce and the durable replay store.
 
 from __future__ import annotations
 
-import base64
-import binascii
 import hashlib
 import hmac
 import re
@@ -21,8 +21,30 @@ from dataclasses import dataclass
 from crypto.errors import InvalidSignatureError
 from crypto.signing import SIGNATURE_SIZE, SigningKey, verify_raw_signature
 from governance.messages.codec import MEDIA_TYPE
+from governance.messages.signature_fields import (
+    LABEL,
+    HttpSignatureError,
+    check_visible,
+    decode_base64,
+    encode_base64,
+    read_signature,
+    read_signature_input,
+    signature_base,
+)
 
-LABEL = "subrosa"
+__all__ = [
+    "HttpSignatureError",
+    "RequestParts",
+    "VerifiedRequest",
+    "collect_headers",
+    "content_digest",
+    "request_signature",
+    "sign_request",
+    "sign_response",
+    "verify_request",
+    "verify_response",
+]
+
 TAG = "subrosa-v1"
 ALGORITHM = "ed25519"
 MAX_VALIDITY_SECONDS = 60
@@ -53,28 +75,9 @@ SIGNED_HEADERS = frozenset(
     {"content-type", "content-digest", RECIPIENT_HEADER, POLICY_EPOCH_HEADER, "signature-input", "signature"}
 )
 
-# The subset of RFC 8941 that this profile writes, in its canonical serialisation only: the text that was
-# received is the text that was signed, so nothing is parsed and written again.
-_COMPONENT = r'"[a-z0-9@-]{1,64}"(?:;[a-z]{1,16}(?:="[a-z0-9-]{1,32}")?)*'
-_PARAMETER = r';[a-z]{1,16}=(?:[0-9]{1,15}|"[ !#-\[\]-~]{0,128}")'
-_SIGNATURE_INPUT = re.compile(
-    rf"{LABEL}=(\((?P<components>{_COMPONENT}(?: {_COMPONENT})*)?\)(?P<parameters>(?:{_PARAMETER})*))"
-)
-_SIGNATURE = re.compile(rf"{LABEL}=:([A-Za-z0-9+/]{{86}}==):")
 _DIGEST = re.compile(r"sha-256=:([A-Za-z0-9+/]{43}=):")
 _EPOCH = re.compile(r"0|[1-9][0-9]{0,14}")
 _METHOD = re.compile(r"[A-Z]{1,16}")
-_VISIBLE = re.compile(r"[!-~]+(?:[ -~]*[!-~])?")
-
-
-class HttpSignatureError(Exception):
-    """A request or response is refused before its body is read. ``code`` is stable, ``party`` as claimed ("" if none)."""
-
-    def __init__(self, code: str, party: str, detail: str) -> None:
-        super().__init__(f"{code}: {detail}" + (f" (party {party})" if party else ""))
-        self.code = code
-        self.party = party
-        self.detail = detail
 
 
 @dataclass(frozen=True)
@@ -113,7 +116,7 @@ def collect_headers(pairs: Iterable[tuple[bytes, bytes]]) -> dict[str, str]:
 
 def content_digest(body: bytes) -> str:
     """The ``Content-Digest`` value (RFC 9530) of ``body``."""
-    return f"sha-256=:{_base64(hashlib.sha256(body).digest())}:"
+    return f"sha-256=:{encode_base64(hashlib.sha256(body).digest())}:"
 
 
 def sign_request(
@@ -143,11 +146,11 @@ def sign_request(
     }
     covered = (
         f"({' '.join(REQUEST_COMPONENTS)});created={now};expires={now + validity}"
-        f';nonce="{_base64(nonce)}";keyid="{signer}";alg="{ALGORITHM}";tag="{TAG}"'
+        f';nonce="{encode_base64(nonce)}";keyid="{signer}";alg="{ALGORITHM}";tag="{TAG}"'
     )
-    base = _signature_base(REQUEST_COMPONENTS, _request_values(parts, headers, signer), covered)
+    base = signature_base(REQUEST_COMPONENTS, _request_values(parts, headers, signer), covered)
     headers["signature-input"] = f"{LABEL}={covered}"
-    headers["signature"] = f"{LABEL}=:{_base64(key.sign_raw(base))}:"
+    headers["signature"] = f"{LABEL}=:{encode_base64(key.sign_raw(base))}:"
     return headers
 
 
@@ -165,7 +168,7 @@ def verify_request(
     returns False if it was there; keep each until a minute after ``expires``. It is called last, so only requests
     with a valid signature can fill the store.
     """
-    covered, components, parameters = _read_signature_input(parts.headers, REQUEST_PARAMETERS)
+    covered, components, parameters = read_signature_input(parts.headers, REQUEST_PARAMETERS)
     party = parameters["keyid"]
     _check_components(components, REQUEST_COMPONENTS, party)
     _check_profile(parameters, party)
@@ -174,10 +177,12 @@ def verify_request(
         raise HttpSignatureError("unknown-party", party, "the key id is not a party on the membership roll")
     values = _request_values(parts, parts.headers, party)
     if parts.headers[RECIPIENT_HEADER] != recipient:
-        raise HttpSignatureError("wrong-recipient", party, f"this is {recipient}, not the recipient that was signed")
+        raise HttpSignatureError(
+            "wrong-recipient", party, f"this is {recipient}, not the recipient that was signed"
+        )
     if not _EPOCH.fullmatch(parts.headers[POLICY_EPOCH_HEADER]):
         raise HttpSignatureError("malformed", party, f"{POLICY_EPOCH_HEADER} is not a decimal number")
-    if len(_decode_base64(parameters["nonce"], "nonce", party)) != NONCE_SIZE:
+    if len(decode_base64(parameters["nonce"], "nonce", party)) != NONCE_SIZE:
         raise HttpSignatureError("malformed", party, f"the nonce is not {NONCE_SIZE} bytes in base64")
     expires = _check_times(parameters, party, now)
     _check_digest(parts.headers["content-digest"], parts.body, party)
@@ -204,9 +209,9 @@ def sign_response(
         f';keyid="{signer}";alg="{ALGORITHM}";tag="{TAG}"'
     )
     values = _response_values(status, headers, request_signature, signer)
-    base = _signature_base(RESPONSE_COMPONENTS, values, covered)
+    base = signature_base(RESPONSE_COMPONENTS, values, covered)
     headers["signature-input"] = f"{LABEL}={covered}"
-    headers["signature"] = f"{LABEL}=:{_base64(key.sign_raw(base))}:"
+    headers["signature"] = f"{LABEL}=:{encode_base64(key.sign_raw(base))}:"
     return headers
 
 
@@ -221,9 +226,11 @@ def verify_response(
     now: int,
 ) -> None:
     """Verify that ``signer`` gave this response to exactly that request, or raise :class:`HttpSignatureError`."""
-    covered, components, parameters = _read_signature_input(headers, RESPONSE_PARAMETERS)
+    covered, components, parameters = read_signature_input(headers, RESPONSE_PARAMETERS)
     if parameters["keyid"] != signer:
-        raise HttpSignatureError("wrong-signer", parameters["keyid"], f"the answer should be signed by {signer}")
+        raise HttpSignatureError(
+            "wrong-signer", parameters["keyid"], f"the answer should be signed by {signer}"
+        )
     _check_components(components, RESPONSE_COMPONENTS, signer)
     _check_profile(parameters, signer)
     verify_key = verify_keys.get(signer)
@@ -237,7 +244,7 @@ def verify_response(
 
 def request_signature(headers: Mapping[str, str]) -> bytes:
     """The 64 signature bytes in headers made by :func:`sign_request`; the client keeps them for the response."""
-    return _read_signature(headers, "")
+    return read_signature(headers, "")
 
 
 def _request_values(parts: RequestParts, headers: Mapping[str, str], party: str) -> list[str]:
@@ -247,22 +254,14 @@ def _request_values(parts: RequestParts, headers: Mapping[str, str], party: str)
         raise HttpSignatureError("malformed", party, "the path does not start with a slash")
     derived = [parts.method, parts.authority.lower(), parts.path, f"?{parts.query}"]
     named = ("content-type", "content-digest", RECIPIENT_HEADER, POLICY_EPOCH_HEADER)
-    return _one_line([*derived, *(_header(headers, name, party) for name in named)], party)
+    return check_visible([*derived, *(_header(headers, name, party) for name in named)], party)
 
 
 def _response_values(status: int, headers: Mapping[str, str], signature: bytes, party: str) -> list[str]:
     if len(signature) != SIGNATURE_SIZE:
         raise ValueError(f"a request signature has {SIGNATURE_SIZE} bytes, not {len(signature)}")
     named = [_header(headers, name, party) for name in ("content-type", "content-digest")]
-    return _one_line([str(status), *named, f":{_base64(signature)}:"], party)
-
-
-def _one_line(values: list[str], party: str) -> list[str]:
-    """Refuse what could add a line to the signature base, or be read differently by another implementation."""
-    for value in values:
-        if not _VISIBLE.fullmatch(value):
-            raise HttpSignatureError("malformed", party, "a signed value is not visible ASCII on one line")
-    return values
+    return check_visible([str(status), *named, f":{encode_base64(signature)}:"], party)
 
 
 def _header(headers: Mapping[str, str], name: str, party: str) -> str:
@@ -272,45 +271,14 @@ def _header(headers: Mapping[str, str], name: str, party: str) -> str:
     return value
 
 
-def _signature_base(components: Iterable[str], values: Iterable[str], covered: str) -> bytes:
-    """RFC 9421 section 2.5."""
-    lines = [f"{component}: {value}" for component, value in zip(components, values, strict=True)]
-    return "\n".join([*lines, f'"@signature-params": {covered}']).encode("ascii")
-
-
-def _read_signature_input(
-    headers: Mapping[str, str], required: frozenset[str]
-) -> tuple[str, list[str], dict[str, str]]:
-    text = headers.get("signature-input")
-    if text is None or "signature" not in headers:
-        raise HttpSignatureError("unsigned", "", "the message has no signature")
-    match = _SIGNATURE_INPUT.fullmatch(text) if len(text) <= 2048 else None
-    if match is None:
-        raise HttpSignatureError("malformed", "", f"Signature-Input is not one canonical {LABEL!r} signature")
-    parameters: dict[str, str] = {}
-    for parameter in re.findall(_PARAMETER, match["parameters"]):
-        name, _, value = parameter[1:].partition("=")
-        if name in parameters:
-            raise HttpSignatureError("malformed", "", f"signature parameter {name} occurs twice")
-        parameters[name] = value
-    party = parameters.get("keyid", "").strip('"')
-    for name in sorted(required - parameters.keys()):
-        raise HttpSignatureError("missing-parameter", party, f"signature parameter {name} is missing")
-    for name in sorted(parameters.keys() - required):
-        raise HttpSignatureError("unexpected-parameter", party, f"signature parameter {name} is not in the profile")
-    for name, value in parameters.items():
-        if value.startswith('"') == (name in {"created", "expires"}):
-            raise HttpSignatureError("malformed", party, f"signature parameter {name} has the wrong type")
-    components = re.findall(_COMPONENT, match["components"] or "")
-    return match[1], components, {name: value.strip('"') for name, value in parameters.items()}
-
-
 def _check_components(components: list[str], expected: tuple[str, ...], party: str) -> None:
     for component in expected:
         if component not in components:
             raise HttpSignatureError("missing-component", party, f"the signature does not cover {component}")
     if tuple(components) != expected:
-        raise HttpSignatureError("unexpected-component", party, "the covered components or their order differ")
+        raise HttpSignatureError(
+            "unexpected-component", party, "the covered components or their order differ"
+        )
 
 
 def _check_profile(parameters: Mapping[str, str], party: str) -> None:
@@ -337,7 +305,7 @@ def _check_digest(header: str, body: bytes, party: str) -> None:
     match = _DIGEST.fullmatch(header)
     if match is None:
         raise HttpSignatureError("malformed", party, "Content-Digest is not one sha-256 digest")
-    expected = _decode_base64(match[1], "Content-Digest", party)
+    expected = decode_base64(match[1], "Content-Digest", party)
     if not hmac.compare_digest(expected, hashlib.sha256(body).digest()):
         raise HttpSignatureError("wrong-digest", party, "the body is not the one that was signed")
 
@@ -350,31 +318,11 @@ def _verify(
     verify_key: bytes,
     party: str,
 ) -> bytes:
-    signature = _read_signature(headers, party)
+    signature = read_signature(headers, party)
     try:
-        verify_raw_signature(verify_key, _signature_base(components, values, covered), signature)
+        verify_raw_signature(verify_key, signature_base(components, values, covered), signature)
     except InvalidSignatureError as error:
-        raise HttpSignatureError("invalid-signature", party, "the Ed25519 signature does not verify") from error
+        raise HttpSignatureError(
+            "invalid-signature", party, "the Ed25519 signature does not verify"
+        ) from error
     return signature
-
-
-def _read_signature(headers: Mapping[str, str], party: str) -> bytes:
-    match = _SIGNATURE.fullmatch(headers.get("signature", ""))
-    if match is None:
-        raise HttpSignatureError("malformed", party, f"Signature is not one {LABEL!r} signature of 64 bytes")
-    return _decode_base64(match[1], "Signature", party)
-
-
-def _base64(raw: bytes) -> str:
-    return base64.b64encode(raw).decode("ascii")
-
-
-def _decode_base64(text: str, what: str, party: str) -> bytes:
-    """Strict base64: the one spelling only, so that stray bits cannot make two texts of one nonce."""
-    try:
-        raw = base64.b64decode(text, validate=True)
-    except (binascii.Error, ValueError) as error:
-        raise HttpSignatureError("malformed", party, f"{what} is not base64") from error
-    if _base64(raw) != text:
-        raise HttpSignatureError("malformed", party, f"{what} is not canonical base64")
-    return raw

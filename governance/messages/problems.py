@@ -10,10 +10,19 @@ from dataclasses import dataclass
 
 import msgspec
 
-from crypto.errors import CryptoError, InvalidProofError, InvalidShareError, InvalidSignatureError, UnsealingError
+from crypto.errors import (
+    CryptoError,
+    InvalidProofError,
+    InvalidShareError,
+    InvalidSignatureError,
+    UnsealingError,
+)
 from governance.budgets import BudgetExceededError
 from governance.indicators import InvalidIndicatorError
 from governance.inquiries import InquiryError, InquiryOrderError
+from governance.log.entries import MalformedEntryError
+from governance.log.follow import LogFollowError, StaleCheckpointError
+from governance.log.notes import MalformedNoteError
 from governance.members import MembershipError
 from governance.messages.codec import MalformedError
 from governance.messages.http_signatures import HttpSignatureError
@@ -79,44 +88,85 @@ class RequestError(Exception):
 
 PROBLEMS: dict[str, ProblemKind] = {
     # the message
-    "malformed": ProblemKind(400, "The message is malformed", "Send the canonical encoding of the documented message."),
+    "malformed": ProblemKind(
+        400, "The message is malformed", "Send the canonical encoding of the documented message."
+    ),
     "too-large": ProblemKind(413, "The message is too large", "Send fewer items in one request."),
-    "unsupported-media-type": ProblemKind(415, "The media type is not accepted", "Use the documented media type."),
-    "not-found": ProblemKind(404, "There is no such thing", "Check the identifier; it may have been deleted."),
+    "unsupported-media-type": ProblemKind(
+        415, "The media type is not accepted", "Use the documented media type."
+    ),
+    "not-found": ProblemKind(
+        404, "There is no such thing", "Check the identifier; it may have been deleted."
+    ),
     "method-not-allowed": ProblemKind(405, "The method is not allowed here", "Use the documented method."),
     # the signature of the request
     "unsigned": ProblemKind(401, "The request is not signed", "Sign it as docs/protocols/requests.md says."),
     "signature-profile": ProblemKind(
-        401, "The signature does not follow the profile", "Cover the components and give the parameters of the profile."
+        401,
+        "The signature does not follow the profile",
+        "Cover the components and give the parameters of the profile.",
     ),
     "wrong-digest": ProblemKind(400, "The body does not match its digest", "Send the body that was signed."),
     "stale-request": ProblemKind(
-        401, "The signature is not valid now", "Set the clock and sign each request anew, for at most 60 seconds."
+        401,
+        "The signature is not valid now",
+        "Set the clock and sign each request anew, for at most 60 seconds.",
     ),
     "replayed": ProblemKind(409, "The request was seen before", "Sign each attempt with a fresh nonce."),
-    "wrong-recipient": ProblemKind(421, "The request is for another party", "Check the address of the recipient."),
-    "unknown-party": ProblemKind(403, "The party is not a member", "Ask the coordinator for admission, or synchronise."),
+    "wrong-recipient": ProblemKind(
+        421, "The request is for another party", "Check the address of the recipient."
+    ),
+    "unknown-party": ProblemKind(
+        403, "The party is not a member", "Ask the coordinator for admission, or synchronise."
+    ),
     "invalid-signature": ProblemKind(
         401, "The signature does not verify", "Check the identity key and what is changed on the way."
     ),
     # what is permitted
-    "refused": ProblemKind(403, "The policy does not permit this", "Read the rule in the policy; a vote can change it."),
-    "policy-unusable": ProblemKind(503, "The policy cannot be evaluated", "Install a valid bundle; until then all is denied."),
+    "refused": ProblemKind(
+        403, "The policy does not permit this", "Read the rule in the policy; a vote can change it."
+    ),
+    "policy-unusable": ProblemKind(
+        503, "The policy cannot be evaluated", "Install a valid bundle; until then all is denied."
+    ),
     "stale-policy": ProblemKind(409, "The policy epochs differ", "Fetch the newest policy and repeat."),
-    "stale-checkpoint": ProblemKind(503, "The newest checkpoint is too old", "Synchronise with the coordinator."),
-    "stale-epoch": ProblemKind(409, "The key epoch or generation differs", "Fetch the newest membership roll and repeat."),
+    "stale-checkpoint": ProblemKind(
+        503, "The newest checkpoint is too old", "Synchronise with the coordinator."
+    ),
+    "untrusted-log": ProblemKind(
+        502, "The log cannot be trusted", "Keep the evidence and ask the coordinator and the regulator."
+    ),
+    "stale-epoch": ProblemKind(
+        409, "The key epoch or generation differs", "Fetch the newest membership roll and repeat."
+    ),
     "budget-exceeded": ProblemKind(429, "The evaluation budget is spent", "Wait until the budget renews."),
-    "unauthenticated": ProblemKind(401, "The operator token is missing or wrong", "Send the bank's own operator token."),
+    "unauthenticated": ProblemKind(
+        401, "The operator token is missing or wrong", "Send the bank's own operator token."
+    ),
     # protocols
-    "out-of-order": ProblemKind(409, "The message does not fit the state", "Ask for the state and go on from there."),
-    "inquiry-refused": ProblemKind(422, "The inquiry is not acceptable", "Correct the inquiry and sign it again."),
-    "conflict": ProblemKind(409, "It contradicts what is already known", "Ask for the state and correct the message."),
-    "membership": ProblemKind(409, "The membership roll does not allow this", "Fetch the newest membership roll."),
+    "out-of-order": ProblemKind(
+        409, "The message does not fit the state", "Ask for the state and go on from there."
+    ),
+    "inquiry-refused": ProblemKind(
+        422, "The inquiry is not acceptable", "Correct the inquiry and sign it again."
+    ),
+    "conflict": ProblemKind(
+        409, "It contradicts what is already known", "Ask for the state and correct the message."
+    ),
+    "membership": ProblemKind(
+        409, "The membership roll does not allow this", "Fetch the newest membership roll."
+    ),
     "invalid-indicator": ProblemKind(422, "The value has no normal form", "Correct the value or its kind."),
-    "invalid-proof": ProblemKind(422, "A proof does not verify", "The named party must answer for its proof."),
+    "invalid-proof": ProblemKind(
+        422, "A proof does not verify", "The named party must answer for its proof."
+    ),
     "invalid-share": ProblemKind(422, "A key holder's answer is wrong", "Ask another key holder."),
-    "unsealing": ProblemKind(422, "A sealed value does not open", "Check the key epoch and the associated fields."),
-    "cryptography": ProblemKind(422, "A value is not acceptable to the protocol", "Send values made by the protocol."),
+    "unsealing": ProblemKind(
+        422, "A sealed value does not open", "Check the key epoch and the associated fields."
+    ),
+    "cryptography": ProblemKind(
+        422, "A value is not acceptable to the protocol", "Send values made by the protocol."
+    ),
     # the answering side
     "unavailable": ProblemKind(503, "The service cannot answer now", "Try again later."),
     "internal": ProblemKind(500, "The service failed", "Tell the operator of the answering party."),
@@ -147,6 +197,10 @@ _SIGNATURE_PROBLEMS: dict[str, str] = {
 # Most special first: the first row whose type matches decides.
 _EXCEPTIONS: tuple[tuple[type[Exception], str], ...] = (
     (MalformedError, "malformed"),
+    (MalformedEntryError, "malformed"),
+    (MalformedNoteError, "malformed"),
+    (StaleCheckpointError, "stale-checkpoint"),
+    (LogFollowError, "untrusted-log"),
     (InvalidIndicatorError, "invalid-indicator"),
     (RefusedError, "refused"),
     (PolicyError, "policy-unusable"),

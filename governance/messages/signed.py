@@ -47,9 +47,13 @@ def open_signed(kind: type[E], envelope: Signed, verify_keys: Mapping[str, bytes
     """
     verify_key = verify_keys.get(envelope.signer)
     if verify_key is None:
-        raise InvalidSignatureError(f"{kind.__name__}: signer {envelope.signer!r} is not on the membership roll")
+        raise InvalidSignatureError(
+            f"{kind.__name__}: signer {envelope.signer!r} is not on the membership roll"
+        )
     try:
         verify_signature(verify_key, kind.CONTEXT, envelope.payload, envelope.signature)
     except InvalidSignatureError as error:
-        raise InvalidSignatureError(f"{kind.__name__}: the signature of {envelope.signer!r} does not verify") from error
+        raise InvalidSignatureError(
+            f"{kind.__name__}: the signature of {envelope.signer!r} does not verify"
+        ) from error
     return decode(kind, envelope.payload)

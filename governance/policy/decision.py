@@ -15,7 +15,7 @@ class PolicyError(Exception):
 
 @dataclass(frozen=True)
 class AccessRequest:
-    """Who (``principal``, a party id) wants to do what to which (``type``, ``id``) resource, under which circumstances."""
+    """Who (``principal``, a party id) wants to do what to which (``type``, ``id``) resource, and how."""
 
     principal: str
     action: str
@@ -25,7 +25,7 @@ class AccessRequest:
 
 @dataclass(frozen=True)
 class Decision:
-    """``rule`` is the id of the deciding policy (``default-deny`` when none permits), ``reason`` its text for people."""
+    """``rule`` is the id of the deciding policy (``default-deny`` if none permits), ``reason`` its text for people."""
 
     permitted: bool
     rule: str

@@ -11,7 +11,12 @@ from sandbox.population.world import CARD, CASH, CROSS_BORDER, LOGIN, PAYMENT, T
 
 SECONDS_A_DAY = 86_400
 NONE = -1  # index of a missing entity
-_SCALES = {TRANSFER: 4.0, PAYMENT: 1.6, CARD: 1.0, CROSS_BORDER: 5.0}  # times the customer's mean card payment
+_SCALES = {
+    TRANSFER: 4.0,
+    PAYMENT: 1.6,
+    CARD: 1.0,
+    CROSS_BORDER: 5.0,
+}  # times the customer's mean card payment
 _SECOND_DEVICE = 0.06
 _STRANGER_TERMINAL = 0.12
 _STRANGER_PAYEE = 0.15
@@ -46,7 +51,9 @@ class Events:
     @staticmethod
     def joined(parts: list[Events]) -> Events:
         """All rows of ``parts`` one after the other."""
-        return Events(**{name: np.concatenate([getattr(p, name) for p in parts]) for name in Events.__annotations__})
+        return Events(
+            **{name: np.concatenate([getattr(p, name) for p in parts]) for name in Events.__annotations__}
+        )
 
 
 def times_of_day(random: np.random.Generator, count: int) -> Ints:
@@ -88,19 +95,19 @@ def _amounts(random: np.random.Generator, mean: Floats, channel: Ints) -> Floats
     return np.where(channel == LOGIN, 0.0, np.maximum(amount, 0.5))
 
 
-def _ranked(random: np.random.Generator, favourites: Ints, customer: Ints) -> Ints:
-    """One favourite each, the first ones more often (squared uniform)."""
-    rank = (favourites.shape[1] * random.random(len(customer)) ** 2).astype(np.int64)
-    return favourites[customer, rank]
+def _favourite(random: np.random.Generator, favourites: Ints, customer: Ints) -> Ints:
+    rank = random.integers(0, favourites.shape[1], len(customer))
+    chosen: Ints = favourites[customer, rank]
+    return chosen
 
 
 def _terminals(random: np.random.Generator, world: World, customer: Ints) -> Ints:
     anywhere = random.choice(len(world.terminal), len(customer), p=world.terminal_popularity)
     stranger = random.random(len(customer)) < _STRANGER_TERMINAL
-    return np.where(stranger, anywhere, _ranked(random, world.favourite_terminals, customer))
+    return np.where(stranger, anywhere, _favourite(random, world.favourite_terminals, customer))
 
 
 def _payees(random: np.random.Generator, world: World, customer: Ints) -> Ints:
     anyone = random.integers(0, len(world.payees), len(customer))
     stranger = random.random(len(customer)) < _STRANGER_PAYEE
-    return np.where(stranger, anyone, _ranked(random, world.favourite_payees, customer))
+    return np.where(stranger, anyone, _favourite(random, world.favourite_payees, customer))

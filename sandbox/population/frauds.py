@@ -1,6 +1,6 @@
 """What fraudsters do. Each scenario crosses banks unless it says otherwise.
 
-1 terminal: a terminal is compromised for weeks; most card payments there are fraud (as in the handbook's scenario 2).
+1 terminal: a terminal is compromised for weeks; most payments there are fraud (as in the handbook's scenario 2).
 2 mule: an account is paid for days to weeks by deceived customers of several banks.
 3 takeover: one device logs into accounts of several banks and empties them to mule or drop accounts.
 4 stolen_card: one customer's card details are used for some days, amounts far above the usual.
@@ -18,9 +18,9 @@ from sandbox.population.world import CARD, CROSS_BORDER, LOGIN, TRANSFER, Ints, 
 
 SCENARIOS = ("", "terminal", "mule", "takeover", "stolen_card", "outlier")
 TERMINAL, MULE, TAKEOVER, STOLEN_CARD, OUTLIER = range(1, len(SCENARIOS))
-_TERMINAL_SHARE_A_DAY = 0.0011  # of all terminals, newly compromised
-_TERMINAL_FRAUD = 0.8  # of the card payments at a compromised terminal
-_MULES_A_DAY = 0.0002  # new ones a day and customer
+_TERMINAL_SHARE_A_DAY = 0.0005  # of all terminals, newly compromised
+_TERMINAL_FRAUD = 0.9  # of the payments and withdrawals at a compromised terminal
+_MULES_A_DAY = 0.0003  # new ones a day and customer
 _DEVICES_A_DAY = 0.00015
 _STOLEN_CARDS_A_DAY = 0.0004
 _OUTLIER_SHARE = 0.0004  # of card payments
@@ -52,8 +52,8 @@ def commit(random: np.random.Generator, world: World, honest: Events, days: int)
     events = _steal_cards(random, world, events, days)
     events = _outliers(random, events)
     mules = max(2, round(customers * _MULES_A_DAY * days))
-    mule_from = random.integers(-6, days, mules)
-    mule_until = mule_from + random.integers(5, 20, mules)
+    mule_from = random.integers(-8, days, mules)
+    mule_until = mule_from + random.integers(8, 25, mules)
     base = len(world.payees)
     paid = _pay_mules(random, world, base, mule_from, mule_until, days)
     devices = max(2, round(customers * _DEVICES_A_DAY * days))
@@ -68,15 +68,14 @@ def _compromise_terminals(
     terminals = len(world.terminal)
     # campaigns that began before the first day are under way when the stream starts
     count = min(terminals, max(1, round(terminals * _TERMINAL_SHARE_A_DAY * (days + 14))))
-    weight = np.sqrt(world.terminal_popularity)
-    chosen = random.choice(terminals, count, replace=False, p=weight / weight.sum())
+    chosen = random.choice(terminals, count, replace=False)
     first = random.integers(-14, days, count)
-    last = first + random.integers(17, 29, count)
+    last = first + random.integers(18, 29, count)
     start, stop = np.full(terminals + 1, days), np.full(terminals + 1, -1)
     start[chosen], stop[chosen] = first, last
     day = events.second // SECONDS_A_DAY
     # index NONE = -1 addresses the spare last entry, which is never compromised
-    active = (day >= start[events.terminal]) & (day < stop[events.terminal]) & (events.channel == CARD)
+    active = (day >= start[events.terminal]) & (day < stop[events.terminal])
     fraud = active & (random.random(len(events)) < _TERMINAL_FRAUD)
     return _marked(events, fraud, TERMINAL), chosen, first, last
 
@@ -91,7 +90,9 @@ def _steal_cards(random: np.random.Generator, world: World, events: Events, days
     day = events.second // SECONDS_A_DAY
     active = (day >= start[events.customer]) & (day < stop[events.customer]) & (events.channel == CARD)
     fraud = active & (events.fraud == 0) & (random.random(len(events)) < 0.35)
-    larger = np.where(fraud, np.round(events.amount * random.uniform(3.5, 6.0, len(events)), 2), events.amount)
+    larger = np.where(
+        fraud, np.round(events.amount * random.uniform(3.5, 6.0, len(events)), 2), events.amount
+    )
     return _marked(events.changed(amount=larger), fraud, STOLEN_CARD)
 
 
@@ -114,15 +115,17 @@ def _pay_mules(
     customer = random.integers(0, len(world.bank), n)
     amount = np.round(world.mean_amount[customer] * random.lognormal(2.1, 0.6, n) + 60, 2)
     channel = np.where(random.random(n) < 0.15, CROSS_BORDER, TRANSFER)
-    return _rows(day * SECONDS_A_DAY + times_of_day(random, n), customer, channel, amount, base + mule, 0, MULE)
+    return _rows(
+        day * SECONDS_A_DAY + times_of_day(random, n), customer, channel, amount, base + mule, 0, MULE
+    )
 
 
 def _take_over(
     random: np.random.Generator, world: World, base: int, first: Ints, last: Ints, devices: int, days: int
 ) -> tuple[Events, int]:
-    start = random.integers(-3, days, devices)
-    length = random.integers(3, 15, devices)
-    device = np.repeat(np.arange(devices), 2 + random.poisson(5.0, devices))
+    start = random.integers(-7, days, devices)
+    length = random.integers(7, 24, devices)
+    device = np.repeat(np.arange(devices), 2 + random.poisson(6.0, devices))
     day = start[device] + (random.random(len(device)) * length[device]).astype(np.int64)
     kept = (day >= 0) & (day < days)
     device, day = device[kept], day[kept]

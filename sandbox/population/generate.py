@@ -22,6 +22,8 @@ EVENTS_PER_DAY = 1.5
 _ROAMING = 0.3  # of digital events not from the customer's home address
 _NEW_CONTACT = 0.5  # of takeovers that use the fraudster's own phone and mail address
 
+NOTHING = np.array([None], dtype=object)
+
 SCHEMA: dict[str, pl.DataType] = {
     "event_id": pl.Int64(),
     "time": pl.Datetime("us"),
@@ -119,9 +121,9 @@ def _frame(random: np.random.Generator, world: World, events: Events, plan: Camp
     at_terminal = (events.channel == CARD) | (events.channel == CASH)
     mules = len(plan.mule_from)
     extra_accounts = identifiers.ibans(random, 200 + random.integers(0, 40, mules + plan.drops))
-    payees = np.concatenate([world.payees, extra_accounts, [None]])  # NONE = -1 is the last
-    terminals = np.append(world.terminal, None)
-    merchants = np.append(world.merchant, None)
+    payees = np.append(np.append(world.payees, extra_accounts), NOTHING)  # NONE = -1 is the last
+    terminals = np.append(world.terminal, NOTHING)
+    merchants = np.append(world.merchant, NOTHING)
     midnight = np.datetime64(FIRST_DAY, "us")
     currency = np.where(
         (events.channel == CROSS_BORDER) & (random.random(n) < 0.5),
@@ -138,7 +140,7 @@ def _frame(random: np.random.Generator, world: World, events: Events, plan: Camp
         "currency": currency,
         "customer": world.customer[events.customer],
         "account": world.account[events.customer],
-        "card": np.where(at_terminal, world.card[events.customer], None),
+        "card": np.where(at_terminal, world.card[events.customer], NOTHING),
         "payee": payees[events.payee],
         "device": device,
         "ip": ip,
@@ -183,4 +185,4 @@ def _digital(
         np.where(new_contact, extra_phone[theirs], world.phone[events.customer]),
         np.where(new_contact, extra_email[theirs], world.email[events.customer]),
     )
-    return tuple(np.where(events.device == NONE, None, each) for each in answers)
+    return tuple(np.where(events.device == NONE, NOTHING, each) for each in answers)

@@ -16,10 +16,12 @@ Ints = npt.NDArray[np.int64]
 CHANNELS = ("login", "transfer", "payment", "cash_withdrawal", "card", "cross_border")
 LOGIN, TRANSFER, PAYMENT, CASH, CARD, CROSS_BORDER = range(len(CHANNELS))
 _CHANNEL_WEIGHTS = np.array([2.3, 0.8, 1.0, 0.9, 4.6, 0.25])  # Dirichlet weights of a customer's mix
-_FAVOURITE_TERMINALS = 14
+_FAVOURITE_TERMINALS = 40
 _FAVOURITE_PAYEES = 6
 _COMPANIES = 160
-_CUSTOMERS_A_CELL = 2  # terminals near a customer: drawn by a gravity law over this many candidates a favourite
+_CANDIDATES_A_FAVOURITE = (
+    2  # terminals near a customer: drawn by a gravity law over this many candidates a favourite
+)
 
 
 @dataclass(frozen=True)
@@ -52,7 +54,12 @@ class World:
 
 
 def build_world(
-    random: np.random.Generator, *, members: int, customers_per_bank: int, terminals: int, events_per_day: float
+    random: np.random.Generator,
+    *,
+    members: int,
+    customers_per_bank: int,
+    terminals: int,
+    events_per_day: float,
 ) -> World:
     """Draw a world; ``events_per_day`` is the mean number of events of one customer."""
     n = members * customers_per_bank
@@ -89,7 +96,9 @@ def _near_terminals(random: np.random.Generator, customers: int, popularity: Flo
     """Favourites by gravity: popular and near. Each customer weighs a random sample of candidates."""
     home = random.random((customers, 2))
     place = random.random((len(popularity), 2))
-    candidates = random.integers(0, len(popularity), (customers, _FAVOURITE_TERMINALS * _CUSTOMERS_A_CELL))
+    candidates = random.integers(
+        0, len(popularity), (customers, _FAVOURITE_TERMINALS * _CANDIDATES_A_FAVOURITE)
+    )
     distance = np.hypot(*np.moveaxis(place[candidates] - home[:, None, :], 2, 0))
     attraction = popularity[candidates] / (0.05 + distance)
     best = np.argsort(-attraction, axis=1, kind="stable")[:, :_FAVOURITE_TERMINALS]
@@ -99,6 +108,8 @@ def _near_terminals(random: np.random.Generator, customers: int, popularity: Flo
 def _usual_payees(random: np.random.Generator, customers: int) -> Ints:
     """Half companies (few of them paid by many), half other customers."""
     half = _FAVOURITE_PAYEES // 2
-    companies = np.minimum((_COMPANIES * random.random((customers, half)) ** 2).astype(np.int64), _COMPANIES - 1)
+    companies = np.minimum(
+        (_COMPANIES * random.random((customers, half)) ** 2).astype(np.int64), _COMPANIES - 1
+    )
     people = _COMPANIES + random.integers(0, customers, (customers, _FAVOURITE_PAYEES - half))
     return random.permuted(np.concatenate([companies, people], axis=1), axis=1)

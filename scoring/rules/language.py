@@ -200,13 +200,16 @@ class _Checker:
         self.nodes = 0
         if len(text) > MAX_LENGTH:
             raise RuleSyntaxError(text, 1, 1, f"{len(text)} characters, at most {MAX_LENGTH} are permitted")
+        if not text.strip():
+            raise RuleSyntaxError(text, 1, 1, "a rule needs a condition")
         try:
-            # Parentheses let an expression span lines; the parser then reports columns of the first line by one too far.
+            # Parentheses let an expression span lines; columns of the first line are then one too far.
             self.tree = ast.parse(f"({text}\n)", mode="eval").body
         except SyntaxError as error:
             line, column = error.lineno or 1, error.offset or 1
             column = max(1, column - 1) if line == 1 else column
-            line = min(line, len(text.splitlines()) or 1)
+            if line > len(text.splitlines()):
+                line, column = len(text.splitlines()), len(text.splitlines()[-1]) + 1
             raise RuleSyntaxError(text, line, column, error.msg) from error
         except (RecursionError, MemoryError, ValueError) as error:
             raise RuleSyntaxError(text, 1, 1, f"cannot be parsed: {error}") from error

@@ -158,7 +158,8 @@ def _present(text: Any) -> Any:
         return np.bool_(True)
     if isinstance(text, TextColumn):
         return text.codes >= 0
-    return np.not_equal(text, None)
+    # NumPy compares objects with None one by one only through the operator.
+    return np.asarray(text, dtype=object) != None  # noqa: E711
 
 
 def _text_not_equal(left: Any, right: Any) -> Any:

@@ -113,6 +113,13 @@ def upgrade() -> None:
         sa.PrimaryKeyConstraint("policy_epoch", name=op.f("pk_policy_bundles")),
     )
     op.create_table(
+        "refused_inquiries",
+        sa.Column("inquiry_id", sa.LargeBinary(), nullable=False),
+        sa.Column("rule", sa.Text(), nullable=False),
+        sa.Column("reason", sa.Text(), nullable=False),
+        sa.PrimaryKeyConstraint("inquiry_id", name=op.f("pk_refused_inquiries")),
+    )
+    op.create_table(
         "replay_nonces",
         sa.Column("party", sa.String(length=32), nullable=False),
         sa.Column("nonce", sa.String(length=64), nullable=False),
@@ -171,6 +178,7 @@ def downgrade() -> None:
     op.drop_table("inquiry_messages")
     op.drop_index("ix_replay_nonces_expires", table_name="replay_nonces")
     op.drop_table("replay_nonces")
+    op.drop_table("refused_inquiries")
     op.drop_table("policy_bundles")
     op.drop_table("parties")
     op.drop_table("membership_rolls")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 import sqlalchemy as sa
 from alembic import op
 
@@ -68,7 +70,7 @@ COUNTED_FROM_OUTSIDE = {"evaluation_totals", "deltas"}
 def upgrade() -> None:
     """Create every table of :data:`TABLES`."""
     for name, (keys, columns, indexed) in TABLES.items():
-        counts = "auto" if name not in COUNTED_FROM_OUTSIDE else False
+        counts: Literal["auto", False] = "auto" if name not in COUNTED_FROM_OUTSIDE else False
         op.create_table(
             name,
             *(sa.Column(key, kind(), primary_key=True, autoincrement=counts) for key, kind in keys.items()),

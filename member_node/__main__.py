@@ -1,0 +1,50 @@
+"""``python -m member_node --directory DIR``: serve one member node until it is told to stop."""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import sys
+from pathlib import Path
+
+import uvicorn
+
+from member_node.app import create_app
+from member_node.secret_files import SecretFileError
+from member_node.settings import MemberSettings, SettingsError, load_settings
+
+GRACE_SECONDS = 5
+
+
+def serve(settings: MemberSettings) -> None:
+    """Serve until SIGTERM or SIGINT; one worker, because the node's state is in this process."""
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s %(message)s")
+    for chatty in ("httpx", "alembic"):
+        logging.getLogger(chatty).setLevel(logging.WARNING)
+    uvicorn.run(
+        create_app(settings),
+        host=settings.host,
+        port=settings.port,
+        workers=1,
+        access_log=False,
+        log_level="warning",
+        timeout_graceful_shutdown=GRACE_SECONDS,
+        server_header=False,
+    )
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Entry point; returns the exit code."""
+    parser = argparse.ArgumentParser(prog="member_node", description="Serve a bank's member node.")
+    parser.add_argument("--directory", type=Path, required=True, help="the member's data directory")
+    chosen = parser.parse_args(arguments)
+    try:
+        serve(load_settings(chosen.directory))
+    except (SettingsError, SecretFileError) as error:
+        print(f"member_node: {error}", file=sys.stderr)
+        return 2
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,172 @@
+"""What the bank's own staff and systems call, with the operator token, on the bank's own network."""
+
+from __future__ import annotations
+
+import hmac
+from collections.abc import Callable
+from typing import Annotated, Any
+
+from fastapi import APIRouter, Header
+from pydantic import BaseModel, ConfigDict, Field
+
+from governance.messages.problems import RequestError
+from governance.purposes import Purpose, Quota
+from member_node.node import MemberNode
+from member_node.secret_files import TOKEN_FILE, read_secret
+from member_node.service.contribution import Finding
+
+MAX_TEXT = 256
+MAX_VALUES = 100_000
+
+
+class _Body(BaseModel):
+    model_config = ConfigDict(extra="forbid", strict=True)
+
+
+class LookupBody(_Body):
+    """One value to look up."""
+
+    kind: str = Field(max_length=32)
+    value: str = Field(max_length=MAX_TEXT)
+    purpose: str = Purpose.INVESTIGATION.value
+
+
+class EnrolBody(_Body):
+    """The bank's existing book of one kind: tags are fetched under the enrolment quota."""
+
+    kind: str = Field(max_length=32)
+    values: list[str] = Field(max_length=MAX_VALUES)
+
+
+class IndicatorBody(_Body):
+    """One finding; times in unix milliseconds of business time."""
+
+    kind: str = Field(max_length=32)
+    value: str = Field(max_length=MAX_TEXT)
+    typology: str = Field(max_length=48)
+    distinct_victims: int = Field(ge=0, lt=10**6)
+    first_seen_ms: int = Field(ge=0)
+    last_seen_ms: int = Field(ge=0)
+    now_ms: int = Field(ge=0)
+
+
+class InquiryBody(_Body):
+    """Days since 1970-01-01, both inclusive."""
+
+    first_day: int = Field(ge=0)
+    last_day: int = Field(ge=0)
+
+
+class SyncBody(_Body):
+    """``now_ms``: business time in unix milliseconds."""
+
+    now_ms: int = Field(default=0, ge=0)
+
+
+def operator_check(node: MemberNode) -> Callable[[str], None]:
+    """A dependency that lets only the holder of the operator token through."""
+    token = read_secret(node.directory / TOKEN_FILE).strip()
+
+    def require_operator(authorization: Annotated[str, Header()] = "") -> None:
+        scheme, _, given = authorization.partition(" ")
+        if scheme.lower() != "bearer" or not hmac.compare_digest(given.strip().encode(), token):
+            raise RequestError("unauthenticated", "the operator token is missing or wrong")
+
+    return require_operator
+
+
+def bank_router(node: MemberNode) -> APIRouter:
+    """The bank-internal routes of ``node``; the caller adds prefix and :func:`operator_check`."""
+    router = APIRouter()
+
+    @router.get("/status")
+    def status() -> dict[str, Any]:
+        """Everything the node knows of itself and of what others asked of it."""
+        return node.status()
+
+    @router.post("/sync")
+    def sync(body: SyncBody | None = None) -> dict[str, Any]:
+        """Fetch roll, policy, checkpoint and index."""
+        node.refresh()
+        report = node.index.sync(body.now_ms if body else 0)
+        return {
+            "deltas": report.deltas,
+            "labels": report.labels,
+            "refused": list(report.refused),
+            "matches": [
+                {"kind": match.kind, "value": match.value, "contributor": match.contributor}
+                for match in report.matches
+            ],
+            "overdue_receipts": report.overdue_receipts,
+        }
+
+    @router.post("/lookups")
+    def look_up(body: LookupBody) -> dict[str, Any]:
+        """Ask the consortium about one value, and show the labels on it."""
+        report = node.lookup.tags(body.kind, [body.value], purpose=body.purpose)
+        if report.invalid:
+            raise RequestError("invalid-indicator", f"{body.kind}: {report.invalid[body.value]}", node.party)
+        labels = node.index.evidence(body.kind, [body.value]).get(body.value, ())
+        return {
+            "kind": body.kind,
+            "asked_consortium": report.evaluated > 0,
+            "labels": [
+                {
+                    "contributor": label.contributor,
+                    "typology": label.typology,
+                    "grade": label.grade,
+                    "distinct_victims": label.distinct_victims,
+                    "first_seen_ms": label.first_seen,
+                    "last_seen_ms": label.last_seen,
+                    "issued_at_ms": label.issued_at,
+                    "expires_at_ms": label.expires_at,
+                }
+                for label in labels
+            ],
+        }
+
+    @router.post("/enrolments")
+    def enrol(body: EnrolBody) -> dict[str, Any]:
+        """Fetch tags for the bank's existing book once per key epoch, so that new labels match it at once."""
+        report = node.lookup.tags(body.kind, body.values, quota=Quota.ENROLMENT)
+        return {"cached": report.cached, "evaluated": report.evaluated, "invalid": len(report.invalid)}
+
+    @router.post("/indicators")
+    def contribute(body: IndicatorBody) -> dict[str, Any]:
+        """Contribute one indicator to the index."""
+        finding = Finding(
+            body.kind,
+            body.value,
+            body.typology,
+            body.distinct_victims,
+            body.first_seen_ms,
+            body.last_seen_ms,
+        )
+        return {"accepted": node.contribution.contribute([finding], body.now_ms)}
+
+    @router.post("/inquiries")
+    def ask(body: InquiryBody) -> dict[str, Any]:
+        """Ask the confirmed frauds of the whole cohort; only non-zero cells are listed."""
+        aggregate = node.inquiry.ask(body.first_day, body.last_day)
+        days, cells = aggregate.nonzero()
+        return {
+            "first_day": body.first_day,
+            "days": int(aggregate.shape[0]),
+            "cells": int(aggregate.shape[1]),
+            "total": int(aggregate.sum()),
+            "counts": [
+                {
+                    "day": body.first_day + int(day),
+                    "entity": node.directory_values[int(cell)],
+                    "count": int(aggregate[day, cell]),
+                }
+                for day, cell in zip(days, cells, strict=True)
+            ],
+        }
+
+    @router.post("/totals")
+    def send_totals() -> dict[str, Any]:
+        """Send the evaluation totals now instead of at the end of the hour."""
+        return {"sent": node.totals.send()}
+
+    return router

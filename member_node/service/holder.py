@@ -1,0 +1,197 @@
+"""The key holder: evaluates blinded elements under its shares, for those the policy permits and within their budget.
+
+Order: shape, fresh checkpoint, policy epoch, key, decision, budget and count in one durable transaction, and only
+then the multiplication. What is refused is counted too and goes into the signed totals, so nobody asks unseen.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import threading
+from collections import OrderedDict
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import msgspec
+
+from crypto import group
+from crypto.signing import SigningKey
+from crypto.threshold import KeyShare, ShareEvaluation, evaluate_share
+from governance.budgets import BudgetExceededError, BudgetState, spend
+from governance.indicators import ALL_KIND_GROUPS
+from governance.messages.codec import MalformedError, encode
+from governance.messages.lookup import MAX_ELEMENTS, EvaluateRequest, EvaluateResponse
+from governance.messages.policy import EvaluationBudget
+from governance.messages.problems import RequestError
+from governance.messages.signed import Signed, sign_message
+from governance.policy import requests
+from governance.purposes import Purpose, Quota
+from member_node.client.ports import Clock, MapChunks, Random, map_in_turn
+from member_node.service.policy import Consortium
+from member_node.storage.evaluations import CountKey, EvaluationStore
+
+REQUEST_ID_SIZE = 16
+REMEMBERED_ANSWERS = 32
+
+
+@dataclass(frozen=True)
+class _Work:
+    """One batch for a worker; it holds a key share, so it does not print."""
+
+    share: KeyShare
+    blinded: tuple[bytes, ...]
+    random: Random
+
+    def __repr__(self) -> str:
+        return "_Work(...)"
+
+
+def _evaluate(work: _Work) -> ShareEvaluation:
+    return evaluate_share(work.share, work.blinded, work.random)
+
+
+class HolderService:
+    """Evaluates for other members (:meth:`evaluate`) and, without a proof, for its own bank (:meth:`evaluate_own`)."""
+
+    def __init__(
+        self,
+        key: SigningKey,
+        consortium: Consortium,
+        shares: Sequence[KeyShare],
+        store: EvaluationStore,
+        *,
+        clock: Clock,
+        random: Random,
+        map_chunks: MapChunks = map_in_turn,
+    ) -> None:
+        self._party = consortium.anchors.party
+        self._key = key
+        self._consortium = consortium
+        self._shares = {(share.epoch, share.kind_group): share for share in shares}
+        self._store = store
+        self._clock = clock
+        self._random = random
+        self._map_chunks = map_chunks
+        self._answers: OrderedDict[tuple[str, bytes], tuple[bytes, Signed]] = OrderedDict()
+        self._lock = threading.Lock()
+
+    def holds(self, epoch: int, kind_group: str) -> bool:
+        """Whether this member has a share of that key."""
+        return (epoch, kind_group) in self._shares
+
+    def evaluate(self, caller: str, request: EvaluateRequest) -> Signed:
+        """A signed :class:`~governance.messages.lookup.EvaluateResponse` for ``caller`` (verified by the HTTP layer).
+
+        Raises :class:`MalformedError`, :class:`RequestError` (stale checkpoint, stale epoch, conflict),
+        :class:`~governance.policy.decision.RefusedError`, :class:`~governance.budgets.BudgetExceededError` or
+        :class:`~crypto.errors.CryptoError`; only the last one after the budget was spent, since a caller that sends
+        elements that are none has used the holder's time.
+        """
+        blinded = _check_shape(request)
+        self._consortium.require_fresh()
+        digest = hashlib.sha256(encode(request)).digest()
+        remembered = self._remembered(caller, request.request_id, digest)
+        if remembered is not None:
+            return remembered
+        key = CountKey(caller, request.kind_group, request.purpose, request.quota)
+        share = self._share_for(key, request, len(blinded))
+        decision = self._consortium.decide(
+            requests.lookup(caller, request.kind_group, request.purpose, request.quota, len(blinded))
+        )
+        if not decision.permitted:
+            self._count_refusal(key, decision.rule, len(blinded))
+            decision.require()
+        self._spend(key, request.epoch, len(blinded))
+        # The share of the whole batch goes to one worker: the proof covers the batch.
+        (evaluation,) = self._map_chunks(_evaluate, [_Work(share, tuple(blinded), self._random)])
+        response = EvaluateResponse(
+            request_id=request.request_id,
+            request_digest=digest,
+            epoch=request.epoch,
+            kind_group=request.kind_group,
+            generation=request.generation,
+            share_index=evaluation.index,
+            elements=b"".join(evaluation.elements),
+            proof=evaluation.proof,
+        )
+        signed = sign_message(response, self._party, self._key)
+        with self._lock:
+            self._answers[caller, request.request_id] = (digest, signed)
+            while len(self._answers) > REMEMBERED_ANSWERS:
+                self._answers.popitem(last=False)
+        return signed
+
+    def evaluate_own(
+        self, epoch: int, kind_group: str, blinded: Sequence[bytes], *, purpose: str, quota: str
+    ) -> ShareEvaluation:
+        """This bank's own share of its own lookup: counted in the totals, but it needs no proof to itself."""
+        share = self._shares[epoch, kind_group]
+        self._store.count(CountKey(self._party, kind_group, purpose, quota), len(blinded))
+        return ShareEvaluation(share.index, tuple(group.multiply_each(share.secret, blinded)), b"")
+
+    def _remembered(self, caller: str, request_id: bytes, digest: bytes) -> Signed | None:
+        with self._lock:
+            found = self._answers.get((caller, request_id))
+        if found is None:
+            return None
+        if found[0] != digest:
+            raise RequestError("conflict", "this request id was used for another request", caller)
+        return found[1]
+
+    def _share_for(self, key: CountKey, request: EvaluateRequest, elements: int) -> KeyShare:
+        share = self._shares.get((request.epoch, request.kind_group))
+        keys = self._consortium.key_set(request.kind_group)
+        if share is None or (request.epoch, request.generation) != (keys.epoch, keys.generation):
+            self._count_refusal(key, "stale-epoch", elements)
+            raise RequestError(
+                "stale-epoch",
+                f"{request.kind_group}: asked for epoch {request.epoch} generation {request.generation}, "
+                f"in force is epoch {keys.epoch} generation {keys.generation}",
+                key.caller,
+            )
+        if share.generation != request.generation:
+            raise RequestError(
+                "unavailable", f"{self._party} holds no share of this generation yet", self._party
+            )
+        return share
+
+    def _spend(self, key: CountKey, epoch: int, elements: int) -> None:
+        limits = self._limits(key.kind_group)
+        now = self._clock()
+
+        def step(stored: bytes | None) -> bytes:
+            state = BudgetState() if stored is None else msgspec.msgpack.decode(stored, type=BudgetState)
+            new = spend(state, elements, limits, now, quota=key.quota, epoch=epoch, party=key.caller)
+            return msgspec.msgpack.encode(new)
+
+        try:
+            self._store.spend(key, elements, step)
+        except BudgetExceededError:
+            self._count_refusal(key, "budget-exceeded", elements)
+            raise
+
+    def _limits(self, kind_group: str) -> EvaluationBudget:
+        for budget in self._consortium.policy.budgets:
+            if budget.kind_group == kind_group:
+                return budget
+        raise RequestError("refused", f"the policy has no evaluation budget for {kind_group!r}", self._party)
+
+    def _count_refusal(self, key: CountKey, reason: str, elements: int) -> None:
+        refused = CountKey(key.caller, key.kind_group, key.purpose, key.quota, reason)
+        self._store.count(refused, elements)
+
+
+def _check_shape(request: EvaluateRequest) -> list[bytes]:
+    """The blinded elements, or :class:`MalformedError`: nothing a caller can write freely reaches the counts."""
+    if len(request.request_id) != REQUEST_ID_SIZE:
+        raise MalformedError(f"EvaluateRequest: a request id has {REQUEST_ID_SIZE} bytes")
+    if request.kind_group not in ALL_KIND_GROUPS:
+        raise MalformedError("EvaluateRequest: unknown kind group")
+    if request.purpose not in Purpose._value2member_map_ or request.quota not in Quota._value2member_map_:
+        raise MalformedError("EvaluateRequest: unknown purpose or quota")
+    count, rest = divmod(len(request.elements), group.ELEMENT_SIZE)
+    if rest or not 1 <= count <= MAX_ELEMENTS:
+        raise MalformedError(
+            f"EvaluateRequest: 1 to {MAX_ELEMENTS} elements of {group.ELEMENT_SIZE} bytes are accepted"
+        )
+    return group.split(request.elements)

@@ -1,0 +1,331 @@
+"""Which events enter the windows: lateness, duplicates, corrections and outcomes, decided one row at a time.
+
+Nothing here depends on how the stream is cut into batches, or on which shard owns an entity: every shard makes the
+same decisions from event ids and times alone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from enum import IntEnum
+from typing import Any, TypeVar, cast
+
+import numba
+import numpy as np
+from numpy.typing import NDArray
+
+from scoring.features.index import KeyIndex, grow
+
+_NEVER = -(1 << 62)
+_WATERMARK, _SEQUENCE, _HEAD, _TAIL, _UNMATCHED = 0, 1, 2, 3, 4
+_Function = TypeVar("_Function", bound=Callable[..., Any])
+
+
+def _compiled(function: _Function) -> _Function:
+    return cast(_Function, numba.njit(cache=True, nogil=True)(function))
+
+
+class Disposition(IntEnum):
+    """What became of a row. Only APPLIED and CORRECTED rows have changed state and carry windowed features."""
+
+    APPLIED = 0
+    CORRECTED = 1
+    DUPLICATE = 2
+    REFUSED_LATE = 3
+    REFUSED_BEYOND_HORIZON = 4
+    REFUSED_NOTHING_TO_CORRECT = 5
+    REFUSED_INVALID = 6
+
+    @property
+    def text(self) -> str:
+        return self.name.lower().replace("_", "-")
+
+    @property
+    def is_refusal(self) -> bool:
+        return self >= Disposition.REFUSED_LATE
+
+
+@dataclass(frozen=True, eq=False)
+class Admitted:
+    """Decisions on a batch of n rows, and the changes of outcome that fall before each of them.
+
+    disposition uint8 [n]; record int32 [n] (slot of the event's record); sequence int64 [n] (place in arrival order,
+    kept by corrections); old_time int64 [n] (the replaced time); fraud bool [n] (outcome already known of a corrected
+    event); watermark int64 [n] (after the row); and per change: row int64, record int32, time int64, sequence int64,
+    fraud bool. ``consumed`` outcomes have been taken.
+    """
+
+    disposition: NDArray[np.uint8]
+    record: NDArray[np.int32]
+    sequence: NDArray[np.int64]
+    old_time: NDArray[np.int64]
+    fraud: NDArray[np.bool_]
+    watermark: NDArray[np.int64]
+    change_row: NDArray[np.int64]
+    change_record: NDArray[np.int32]
+    change_time: NDArray[np.int64]
+    change_sequence: NDArray[np.int64]
+    change_fraud: NDArray[np.bool_]
+    consumed: int
+
+
+class Admission:
+    """Remembers events by id for as long as one may be corrected, repeated or given an outcome."""
+
+    def __init__(self, *, lateness_us: int, correction_us: int, retention_us: int) -> None:
+        """``retention_us``: how long an event's outcome may still matter to a window."""
+        self._lateness_us = lateness_us
+        self._correction_us = correction_us
+        self._retention_us = max(retention_us, correction_us)
+        self._index = KeyIndex()
+        self._time = np.full(64, _NEVER, np.int64)
+        self._sequence = np.zeros(64, np.int64)
+        self._fraud = np.zeros(64, np.bool_)
+        self._following = np.full(64, -1, np.int32)
+        self._meta = np.array([_NEVER, 0, -1, -1, 0], np.int64)
+
+    def __len__(self) -> int:
+        return len(self._index)
+
+    @property
+    def bound(self) -> int:
+        """Every record in use is below this."""
+        return self._index.bound
+
+    @property
+    def watermark_us(self) -> int | None:
+        """The latest time seen or declared; None before the first."""
+        watermark = int(self._meta[_WATERMARK])
+        return None if watermark == _NEVER else watermark
+
+    @property
+    def unmatched(self) -> int:
+        """Outcomes so far whose event was not known when they became known."""
+        return int(self._meta[_UNMATCHED])
+
+    @property
+    def nbytes(self) -> int:
+        arrays = (self._time, self._sequence, self._fraud, self._following)
+        return self._index.nbytes + sum(array.nbytes for array in arrays)
+
+    def admit(
+        self,
+        ids: NDArray[np.uint64],
+        time_us: NDArray[np.int64],
+        valid: NDArray[np.bool_],
+        correction: NDArray[np.bool_],
+        outcome_ids: NDArray[np.uint64],
+        outcome_fraud: NDArray[np.bool_],
+        outcome_known_us: NDArray[np.int64],
+    ) -> Admitted:
+        """Decide every row in turn; outcomes (sorted by ``known_us``) apply before the first row at or after them."""
+        record = self._index.resolve(np.where(valid, ids, np.uint64(0)))
+        self._lengthen()
+        outcome_record = self._index.find(outcome_ids)
+        n, m = len(ids), len(outcome_ids)
+        result = Admitted(
+            np.empty(n, np.uint8),
+            record,
+            np.zeros(n, np.int64),
+            np.zeros(n, np.int64),
+            np.zeros(n, np.bool_),
+            np.zeros(n, np.int64),
+            np.empty(m, np.int64),
+            np.empty(m, np.int32),
+            np.empty(m, np.int64),
+            np.empty(m, np.int64),
+            np.empty(m, np.bool_),
+            0,
+        )
+        consumed, changes = _admit(
+            self._time,
+            self._sequence,
+            self._fraud,
+            self._following,
+            self._meta,
+            np.array([self._lateness_us, self._correction_us], np.int64),
+            time_us,
+            valid,
+            correction,
+            outcome_record,
+            outcome_fraud,
+            outcome_known_us,
+            result.disposition,
+            record,
+            result.sequence,
+            result.old_time,
+            result.fraud,
+            result.watermark,
+            result.change_row,
+            result.change_record,
+            result.change_time,
+            result.change_sequence,
+            result.change_fraud,
+        )
+        unused = record[(record >= 0) & (self._time[np.maximum(record, 0)] == _NEVER)]
+        if len(unused):
+            self._index.remove(np.unique(unused))
+        return Admitted(
+            result.disposition,
+            record,
+            result.sequence,
+            result.old_time,
+            result.fraud,
+            result.watermark,
+            result.change_row[:changes],
+            result.change_record[:changes],
+            result.change_time[:changes],
+            result.change_sequence[:changes],
+            result.change_fraud[:changes],
+            consumed,
+        )
+
+    def declare(self, now_us: int) -> None:
+        """Time has come to ``now_us``: what is older than that by more than the lateness will be refused."""
+        self._meta[_WATERMARK] = max(int(self._meta[_WATERMARK]), now_us)
+
+    def forget(self, budget: int) -> int:
+        """Drop at most ``budget`` records that can matter no more, oldest arrivals first; how many were dropped."""
+        freed = _expire(self._time, self._following, self._meta, self._retention_us, budget)
+        if len(freed):
+            self._index.remove(freed)
+        return len(freed)
+
+    def state(self) -> dict[str, NDArray[Any]]:
+        """Copies of all arrays, enough for ``restore``."""
+        bound = self.bound
+        arrays = {f"index.{name}": array for name, array in self._index.state().items()}
+        arrays["time"] = self._time[:bound].copy()
+        arrays["sequence"] = self._sequence[:bound].copy()
+        arrays["fraud"] = self._fraud[:bound].copy()
+        arrays["following"] = self._following[:bound].copy()
+        arrays["meta"] = self._meta.copy()
+        return arrays
+
+    def restore(self, arrays: dict[str, NDArray[Any]]) -> None:
+        self._index.restore(
+            {k.removeprefix("index."): v for k, v in arrays.items() if k.startswith("index.")}
+        )
+        self._time = arrays["time"].copy()
+        self._sequence = arrays["sequence"].copy()
+        self._fraud = arrays["fraud"].copy()
+        self._following = arrays["following"].copy()
+        self._meta = arrays["meta"].copy()
+
+    def _lengthen(self) -> None:
+        used, bound = len(self._time), self._index.bound
+        if grow(self._time, bound):
+            self._time[used:] = _NEVER
+        for array in (self._sequence, self._fraud, self._following):
+            grow(array, len(self._time))
+
+
+@_compiled
+def _admit(
+    rec_time: NDArray[np.int64],
+    rec_sequence: NDArray[np.int64],
+    rec_fraud: NDArray[np.bool_],
+    following: NDArray[np.int32],
+    meta: NDArray[np.int64],
+    spans: NDArray[np.int64],
+    time_us: NDArray[np.int64],
+    valid: NDArray[np.bool_],
+    correction: NDArray[np.bool_],
+    outcome_record: NDArray[np.int32],
+    outcome_fraud: NDArray[np.bool_],
+    outcome_known: NDArray[np.int64],
+    disposition: NDArray[np.uint8],
+    record: NDArray[np.int32],
+    sequence: NDArray[np.int64],
+    old_time: NDArray[np.int64],
+    fraud: NDArray[np.bool_],
+    watermark_after: NDArray[np.int64],
+    change_row: NDArray[np.int64],
+    change_record: NDArray[np.int32],
+    change_time: NDArray[np.int64],
+    change_sequence: NDArray[np.int64],
+    change_fraud: NDArray[np.bool_],
+) -> tuple[int, int]:
+    lateness, horizon = spans[0], spans[1]
+    consumed = 0
+    changes = 0
+    for i in range(len(time_us)):
+        watermark = meta[_WATERMARK]
+        watermark_after[i] = watermark
+        t = time_us[i]
+        r = record[i]
+        if not valid[i]:
+            disposition[i] = 6
+            continue
+        if t < watermark - horizon:
+            disposition[i] = 4
+            continue
+        known = rec_time[r] != _NEVER and rec_time[r] >= watermark - horizon
+        if correction[i] and not known:
+            disposition[i] = 5
+            continue
+        if known and not correction[i]:
+            disposition[i] = 2
+            continue
+        if not known and t < watermark - lateness:
+            disposition[i] = 3
+            continue
+        reached = max(watermark, t)
+        while consumed < len(outcome_known) and outcome_known[consumed] <= reached:
+            target = outcome_record[consumed]
+            if target < 0 or rec_time[target] == _NEVER:
+                meta[_UNMATCHED] += 1
+            elif rec_fraud[target] != outcome_fraud[consumed]:
+                rec_fraud[target] = outcome_fraud[consumed]
+                change_row[changes] = i
+                change_record[changes] = target
+                change_time[changes] = rec_time[target]
+                change_sequence[changes] = rec_sequence[target]
+                change_fraud[changes] = outcome_fraud[consumed]
+                changes += 1
+            consumed += 1
+        if known:
+            disposition[i] = 1
+            old_time[i] = rec_time[r]
+            fraud[i] = rec_fraud[r]
+        else:
+            disposition[i] = 0
+            if rec_time[r] == _NEVER:  # an id used again after the horizon already stands in the line
+                following[r] = -1
+                if meta[_TAIL] >= 0:
+                    following[meta[_TAIL]] = r
+                else:
+                    meta[_HEAD] = r
+                meta[_TAIL] = r
+            rec_sequence[r] = meta[_SEQUENCE]
+            rec_fraud[r] = False
+            meta[_SEQUENCE] += 1
+        rec_time[r] = t
+        sequence[i] = rec_sequence[r]
+        meta[_WATERMARK] = reached
+        watermark_after[i] = reached
+    return consumed, changes
+
+
+@_compiled
+def _expire(
+    rec_time: NDArray[np.int64],
+    following: NDArray[np.int32],
+    meta: NDArray[np.int64],
+    retention: int,
+    budget: int,
+) -> NDArray[np.int32]:
+    freed = np.empty(budget, np.int32)
+    count = 0
+    while count < budget:
+        r = meta[_HEAD]
+        if r < 0 or rec_time[r] >= meta[_WATERMARK] - retention:
+            break
+        meta[_HEAD] = following[r]
+        if meta[_HEAD] < 0:
+            meta[_TAIL] = -1
+        rec_time[r] = _NEVER
+        freed[count] = r
+        count += 1
+    return freed[:count]
