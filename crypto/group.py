@@ -6,7 +6,7 @@ so **every length is checked here before a call**; nothing else in the project c
 refused wherever an element comes in, as RFC 9497 section 2.1 asks of DeserializeElement.
 
 Multiplication, inversion and scalar arithmetic on secrets stay inside libsodium, constant in time; Python integers
-see a secret only in the check against ``ORDER``. The functions named ``..._public_...`` are for public data alone.
+see a secret only in the check against ``ORDER``.
 """
 
 from __future__ import annotations
@@ -27,22 +27,10 @@ UNIFORM_SIZE = 64
 ORDER = 2**252 + 27742317777372353535851937790883648493
 IDENTITY = bytes(ELEMENT_SIZE)
 
-# From here on decoding and buckets beat one libsodium multiplication and addition an item (measured: 32 against 64 us).
-_LEAST_FAST_SUM = 32
-
 Random = Callable[[int], bytes]
 
 _Element = ctypes.c_char * ELEMENT_SIZE
 _Scalar = ctypes.c_char * SCALAR_SIZE
-
-
-class InvalidPositionError(InvalidEncodingError):
-    """A bad element among several batches: at ``item`` (from 0) of batch number ``batch`` (from 0)."""
-
-    def __init__(self, batch: int, item: int) -> None:
-        super().__init__(f"element {item} of batch {batch}: not a canonical element, or the identity")
-        self.batch = batch
-        self.item = item
 
 
 def _bind(name: str, inputs: int, *, checked: bool) -> Callable[..., int]:
@@ -175,39 +163,6 @@ def weighted_sum(scalars: Sequence[bytes], elements: Sequence[bytes]) -> bytes:
     return total.raw
 
 
-def sum_public_multiples(scalars: Sequence[bytes], elements: Sequence[bytes]) -> bytes:
-    """:func:`weighted_sum` for **public** scalars and elements: not constant in time, in batches 4 to 6 times faster.
-
-    The fast method lives in ``crypto.multiscalar``, loaded with the first batch that is large enough for it.
-    """
-    if len(elements) < _LEAST_FAST_SUM:
-        return weighted_sum(scalars, elements)
-    if len(scalars) != len(elements):
-        raise InvalidEncodingError(f"{len(scalars)} scalars for {len(elements)} elements")
-    _check_scalars(scalars)
-    _check_elements(elements)
-    if IDENTITY in elements:
-        raise InvalidEncodingError(f"element {list(elements).index(IDENTITY)}: the identity is refused")
-    from crypto import multiscalar
-
-    return multiscalar.sum_public_multiples(scalars, elements)
-
-
-def combine_public_batches(factors: Sequence[int], batches: Sequence[Sequence[bytes]]) -> list[bytes]:
-    """``[sum_i(factors[i] * batches[i][j]) for j]`` for **public** factors and elements: not constant in time.
-
-    Its cost grows with the bits of the longest factor. :class:`InvalidPositionError` tells the batch that holds
-    a bad element. A sum may be the identity (32 zero bytes).
-    """
-    from crypto import multiscalar
-
-    for number, batch in enumerate(batches):
-        for position, element in enumerate(batch):
-            if type(element) is not bytes or len(element) != ELEMENT_SIZE or element == IDENTITY:
-                raise InvalidPositionError(number, position)
-    return multiscalar.combine_public_batches(factors, batches)
-
-
 def multiply_base(scalar: bytes) -> bytes:
     """``scalar * generator``, constant in time."""
     _check_scalars((scalar,))
@@ -219,6 +174,21 @@ def multiply_base(scalar: bytes) -> bytes:
 def add(a: bytes, b: bytes) -> bytes:
     """``a + b``. The identity is refused as an input but may be the result (32 zero bytes)."""
     return _combine(_add, a, b)
+
+
+def add_pairs(a: Sequence[bytes], b: Sequence[bytes]) -> list[bytes]:
+    """``[a_i + b_i]``; both sequences have one length. A sum may be the identity (32 zero bytes)."""
+    if len(a) != len(b):
+        raise InvalidEncodingError(f"{len(a)} elements to add to {len(b)}")
+    _check_elements(a)
+    _check_elements(b)
+    result = _Element()
+    sums: list[bytes] = []
+    for left, right in zip(a, b, strict=True):
+        if _add(result, left, right):
+            raise InvalidEncodingError(f"element {len(sums)}: not canonical")
+        sums.append(result.raw)
+    return sums
 
 
 def subtract(a: bytes, b: bytes) -> bytes:

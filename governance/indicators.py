@@ -134,8 +134,6 @@ def _account_text(kind: Kind, value: str) -> str:
         raise InvalidIndicatorError(
             kind, f"the value has more than {MAX_ACCOUNT_CHARACTERS} letters and digits"
         )
-    if _fold(text) != text:  # a few letters change again when their upper case is composed
-        raise InvalidIndicatorError(kind, "the value has no stable upper case")
     return text
 
 

@@ -19,6 +19,7 @@ from coordinator.service.waiting import WaitingRoom
 from coordinator.storage import inquiries as stored
 from coordinator.storage.database import Connection, Database
 from coordinator.storage.inquiries import StoredInquiry, StoredMessage
+from crypto.he.parameters import MAX_CIPHERTEXT_BYTES, MAX_CONTEXT_BYTES, ciphertext_count
 from governance.inquiries import (
     COMPLETE,
     CONTRIBUTIONS,
@@ -47,10 +48,6 @@ from governance.messages.inquiry import (
 from governance.messages.log import CheckpointUpdate
 from governance.messages.problems import RequestError
 from governance.messages.signed import Signed, open_signed
-
-RING = 4096
-MAX_CIPHERTEXT_BYTES = 192 * 1024
-MAX_CONTEXT_BYTES = 512 * 1024
 
 LIVE_STATES = (KEYS, CONTRIBUTIONS, COMPLETE)
 STEPS: dict[str, type[MaskKey] | type[Contribution] | type[Veto] | type[Outcome]] = {
@@ -292,7 +289,7 @@ def _require_own(caller: str, envelope: Signed, sender: str) -> None:
 
 
 def _check_shape(caller: str, inquiry: Inquiry, contribution: Contribution) -> None:
-    expected = -(-inquiry.cells // RING)
+    expected = ciphertext_count(inquiry.cells)
     if len(contribution.ciphertexts) != expected:
         raise InquiryError(
             caller, f"{len(contribution.ciphertexts)} ciphertexts, {inquiry.cells} cells need {expected}"

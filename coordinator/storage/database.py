@@ -45,12 +45,16 @@ class Database:
             connection.rollback()
 
     @contextmanager
-    def write(self) -> Iterator[Connection]:
-        """A durable transaction: committed when the block ends, rolled back when it raises."""
+    def write(self, *, wait_for_disk: bool = True) -> Iterator[Connection]:
+        """A durable transaction: committed when the block ends, rolled back when it raises.
+
+        Without ``wait_for_disk`` it survives the end of the process but perhaps not a power cut.
+        """
         with self._writing, self._engine.connect() as connection:
-            if self._engine.dialect.name == "sqlite":
-                connection = connection.execution_options(subrosa_write=True)
+            connection = connection.execution_options(subrosa_write="full" if wait_for_disk else "normal")
             with connection.begin():
+                if not wait_for_disk and self._engine.dialect.name == "postgresql":
+                    connection.exec_driver_sql("SET LOCAL synchronous_commit TO off")
                 yield connection
 
     def close(self) -> None:
@@ -76,14 +80,15 @@ def _create_engine(url: str) -> Engine:
         dbapi_connection.isolation_level = None  # type: ignore[attr-defined]
         cursor = dbapi_connection.cursor()  # type: ignore[attr-defined]
         cursor.execute("PRAGMA journal_mode=WAL")
-        cursor.execute("PRAGMA synchronous=FULL")
         cursor.execute("PRAGMA foreign_keys=ON")
         cursor.execute(f"PRAGMA busy_timeout={BUSY_TIMEOUT_MS}")
         cursor.close()
 
     @event.listens_for(engine, "begin")
     def _begin(connection: Connection) -> None:
-        writes = connection.get_execution_options().get("subrosa_write", False)
+        writes = connection.get_execution_options().get("subrosa_write")
+        if writes:
+            connection.exec_driver_sql(f"PRAGMA synchronous={writes}")
         connection.exec_driver_sql("BEGIN IMMEDIATE" if writes else "BEGIN")
 
     return engine

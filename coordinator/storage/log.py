@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from sqlalchemy import delete, func, insert, select
+from sqlalchemy import func, insert, select, update
 
 from coordinator.storage.database import Connection
 from coordinator.storage.tables import checkpoints, log_entries, log_readers
@@ -60,9 +60,10 @@ def entry_at(connection: Connection, index: int) -> StoredEntry:
 
 
 def put_checkpoint(connection: Connection, size: int, signed_at: int, note: str) -> None:
-    """Store the newest signature over the tree of ``size``."""
-    connection.execute(delete(checkpoints).where(checkpoints.c.size == size))
-    connection.execute(insert(checkpoints).values(size=size, signed_at=signed_at, note=note))
+    """Store the newest signature over the tree of ``size``, in the place of an older one."""
+    values = {"signed_at": signed_at, "note": note}
+    if connection.execute(update(checkpoints).where(checkpoints.c.size == size).values(values)).rowcount == 0:
+        connection.execute(insert(checkpoints).values(size=size, **values))
 
 
 def newest_checkpoint(connection: Connection) -> str | None:

@@ -3,9 +3,6 @@
 The prover shows that ``outputs[i] = secret * inputs[i]`` for all i with the secret of ``public_key =
 secret * generator``, in 64 bytes however long the batch. The weights of the composite are full scalars as
 the RFC has them; 128-bit weights would be sound and faster, but the proofs would no longer be the RFC's.
-
-Inputs, outputs and weights are public, so their sums take the fast road of ``crypto.multiscalar``; everything
-that touches the secret or the nonce stays with libsodium.
 """
 
 from __future__ import annotations
@@ -52,7 +49,7 @@ def _prove(
     check_batch(len(inputs))
     check_same_length(len(inputs), outputs, "evaluated elements")
     weights = _weights(suite, public_key, inputs, outputs)
-    m = group.sum_public_multiples(weights, inputs)
+    m = group.weighted_sum(weights, inputs)
     # ComputeCompositesFast: who knows the secret needs no second sum over the outputs.
     z = group.multiply(secret, m)
     nonce = nonce_for(public_key + m + z)
@@ -114,10 +111,10 @@ def verify(
             raise InvalidProofError(f"evaluated element {position} does not have {group.ELEMENT_SIZE} bytes")
     group.validate_element(public_key)
     weights = _weights(suite, public_key, inputs, outputs)
-    m = group.sum_public_multiples(weights, inputs)
+    m = group.weighted_sum(weights, inputs)
     challenge, response = proof[:32], proof[32:]
     try:
-        z = group.sum_public_multiples(weights, outputs)
+        z = group.weighted_sum(weights, outputs)
         t2 = group.add(group.multiply_base(response), group.multiply(challenge, public_key))
         t3 = group.weighted_sum((response, challenge), (m, z))
     except InvalidEncodingError as error:

@@ -18,7 +18,6 @@ from crypto.threshold.shares import (
     PublicKeySet,
     deal,
     lagrange_coefficients,
-    lagrange_integers,
     least_threshold,
 )
 
@@ -36,7 +35,6 @@ __all__ = [
     "evaluate_share",
     "finalize",
     "lagrange_coefficients",
-    "lagrange_integers",
     "least_threshold",
     "verify_evaluation",
 ]

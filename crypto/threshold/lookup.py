@@ -15,7 +15,7 @@ from crypto.errors import InvalidEncodingError, InvalidShareError, OutOfRangeErr
 from crypto.oprf.client import PendingBatch, blind_with
 from crypto.oprf.suite import OUTPUT_SIZE, VOPRF, Mode, check_same_length, output_of
 from crypto.threshold.evaluation import ShareEvaluation
-from crypto.threshold.shares import PublicKeySet, lagrange_integers
+from crypto.threshold.shares import PublicKeySet, lagrange_coefficients
 
 TAG_SIZE = 16
 LABEL_KEY_SIZE = 32
@@ -36,9 +36,8 @@ def finalize(
 ) -> list[bytes]:
     """The 64-byte outputs of a batch from at least ``threshold`` answers, **each verified before**.
 
-    Uses the first ``threshold`` of them. Answers and coefficients are public, so they are combined by short
-    integers first (see :func:`lagrange_integers`); the common denominator joins the inverse blind in the one
-    constant-time multiplication an item that unblinds. :class:`OutOfRangeError` when answers are too few, repeated, or
+    Uses the first ``threshold`` of them. Each coefficient is multiplied into the inverse blind first, so the ``t``
+    multiplications an item that combine also unblind. :class:`OutOfRangeError` when answers are too few, repeated, or
     of another length; :class:`InvalidShareError` naming a holder whose elements are malformed.
     """
     if pending.mode is not Mode.VOPRF:
@@ -55,13 +54,16 @@ def finalize(
             raise InvalidShareError(evaluation.index, "no holder of this key has this index")
         if len(evaluation.elements) != len(pending):
             raise InvalidShareError(evaluation.index, "another number of elements than was asked for")
-    factors, divisor = lagrange_integers(tuple(evaluation.index for evaluation in chosen))
-    try:
-        sums = group.combine_public_batches(factors, [evaluation.elements for evaluation in chosen])
-    except group.InvalidPositionError as error:
-        raise InvalidShareError(chosen[error.batch].index, str(error)) from error
-    multiplied_blinds = group.scalar_multiply_each(group.scalar_from_int(divisor), pending.blinds)
-    unblinded = group.multiply_pairs(group.invert_each(multiplied_blinds), sums)
+    inverses = group.invert_each(pending.blinds)
+    coefficients = lagrange_coefficients([evaluation.index for evaluation in chosen])
+    unblinded: list[bytes] = []
+    for coefficient, evaluation in zip(coefficients, chosen, strict=True):
+        scalars = group.scalar_multiply_each(group.scalar_from_int(coefficient), inverses)
+        try:
+            parts = group.multiply_pairs(scalars, evaluation.elements)
+        except InvalidEncodingError as error:
+            raise InvalidShareError(evaluation.index, str(error)) from error
+        unblinded = group.add_pairs(unblinded, parts) if unblinded else parts
     return [output_of(message, element) for message, element in zip(pending.inputs, unblinded, strict=True)]
 
 

@@ -7,13 +7,10 @@ its public share is f(i) * generator and the public key f(0) * generator.
 
 from __future__ import annotations
 
-import functools
 import hmac
-import math
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from fractions import Fraction
 
 from crypto import group
 from crypto.errors import InvalidEncodingError, InvalidProofError, OutOfRangeError
@@ -201,24 +198,6 @@ def lagrange_coefficients(indices: Sequence[int], *, at: int = 0) -> list[int]:
                 denominator = denominator * (own - other) % group.ORDER
         coefficients.append(numerator * pow(denominator, -1, group.ORDER) % group.ORDER)
     return coefficients
-
-
-@functools.lru_cache(maxsize=256)
-def lagrange_integers(indices: tuple[int, ...]) -> tuple[tuple[int, ...], int]:
-    """Integers with ``divisor * f(0) = sum(factor_i * f(i))``: over the common denominator they are short.
-
-    For holders 1, 2 and 4 they are 8, -6, 1 over 3, where the coefficients modulo ORDER have 252 bits each.
-    """
-    if len(set(indices)) != len(indices) or not indices:
-        raise OutOfRangeError("interpolation needs distinct share indices, at least one")
-    for index in indices:
-        _check_index(index)
-    exact = [
-        math.prod((Fraction(other, other - own) for other in indices if other != own), start=Fraction(1))
-        for own in indices
-    ]
-    divisor = math.lcm(*(coefficient.denominator for coefficient in exact))
-    return tuple(int(coefficient * divisor) for coefficient in exact), divisor
 
 
 def _scalars(indices: Sequence[int], *, at: int) -> list[bytes]:

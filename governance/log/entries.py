@@ -8,6 +8,7 @@ message from the fields and verifies it, so the coordinator cannot put words int
 
 from __future__ import annotations
 
+from itertools import pairwise
 from typing import Annotated, TypeAlias
 
 import msgspec
@@ -223,10 +224,13 @@ def encode_entry(entry: Entry) -> bytes:
     """The canonical JSON of ``entry``; :class:`MalformedEntryError` if a field is outside its bounds."""
     try:
         body = _ENCODER.encode(entry)
-    except (UnicodeEncodeError, OverflowError, TypeError) as error:
+        # Constraints are checked by decoding only; that the bytes are canonical is the encoder's work.
+        survived = len(body) <= MAX_BODY_BYTES and _DECODER.decode(body) == entry
+    except (msgspec.DecodeError, UnicodeEncodeError, OverflowError, TypeError) as error:
         raise MalformedEntryError(f"{type(entry).__name__}: {error}") from error
-    if decode_entry(body) != entry:
+    if not survived:
         raise MalformedEntryError(f"{type(entry).__name__}: does not survive its own encoding")
+    _check_parties(entry)
     return body
 
 
@@ -240,9 +244,14 @@ def decode_entry(body: bytes) -> Entry:
         raise MalformedEntryError(f"not a log entry: {error}") from error
     if _ENCODER.encode(entry) != body:
         raise MalformedEntryError("a log entry that is not canonical JSON (RFC 8785)")
-    if entry.parties != sorted(set(entry.parties)):
-        raise MalformedEntryError("the parties of a log entry are not sorted and distinct")
+    _check_parties(entry)
     return entry
+
+
+def _check_parties(entry: Entry) -> None:
+    parties = entry.parties
+    if any(first >= second for first, second in pairwise(parties)):
+        raise MalformedEntryError("the parties of a log entry are not sorted and distinct")
 
 
 def as_claimed(text: str) -> str:

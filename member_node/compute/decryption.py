@@ -15,8 +15,9 @@ import subprocess
 import sys
 import threading
 from collections.abc import Mapping, Sequence
+from functools import lru_cache
 from types import TracebackType
-from typing import IO
+from typing import IO, TYPE_CHECKING
 
 import msgspec
 import numpy as np
@@ -25,6 +26,9 @@ import numpy.typing as npt
 from crypto.errors import CryptoError, InvalidEncodingError, OutOfRangeError
 from crypto.he.envelope import check_contributions
 from crypto.he.parameters import P
+
+if TYPE_CHECKING:
+    from crypto.he.contexts import RequesterKey
 
 # Twenty contributions of the longest vector are 350 MB; NumPy and SEAL reserve some hundred more.
 MEMORY_LIMIT_BYTES = 4 * 2**30
@@ -210,13 +214,21 @@ def _read_exactly(source: IO[bytes], size: int) -> bytes:
     return payload
 
 
-def _answer(question: _Question) -> _Answer:
-    # Only the child needs TenSEAL: the parent neither loads nor runs it for this.
+@lru_cache(maxsize=1)
+def _load_key(stored: bytes) -> RequesterKey:
+    """Loading costs as much as decrypting 25,000 integers, and an inquiry may be asked again."""
     from crypto.he.contexts import RequesterKey
+
+    return RequesterKey.from_bytes(stored)
+
+
+def _answer(question: _Question) -> _Answer:
+    """The child's work on one question."""
+    # Only the child needs TenSEAL: the parent neither loads nor runs it for this.
     from crypto.he.decryption import check_one_contribution, decrypt_sum
 
     try:
-        key = RequesterKey.from_bytes(question.key)
+        key = _load_key(question.key)
         if question.only_parse:
             for ciphertexts in question.contributions.values():
                 check_one_contribution(key, ciphertexts, question.length)

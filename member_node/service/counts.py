@@ -15,6 +15,7 @@ from member_node.streams.mapping import StreamMapping
 from scoring.series import DailyCounts
 
 WINDOWS = (1, 7, 30)
+FIRST_DAY = "first_day"
 _NOWHERE = np.uint64(2**64 - 1)
 
 
@@ -51,20 +52,28 @@ class ConsortiumCounts:
     def __init__(
         self, dataset: str, directory: PublicDirectory, mapping: StreamMapping, store: StreamStore
     ) -> None:
+        """Restore what ``store`` holds."""
         self.dataset = dataset
         self.directory = directory
         self._mapping = mapping
         self._store = store
         self._others: DailyCounts | None = None
         self._own: DailyCounts | None = None
+        self._first_day = store.cursor(FIRST_DAY)
         own = dict(store.aggregates(f"{dataset}.own"))
         for day, counts in store.aggregates(dataset):
             self._add(day, counts, own[day])
 
     @property
     def next_day(self) -> int | None:
-        """The first day not yet held, None before the first aggregate."""
-        return None if self._others is None else self._others.next_day
+        """The first day not yet held (of the stream's days); None before the stream's first event."""
+        return self._first_day if self._others is None else self._others.next_day
+
+    def start(self, first_day: int) -> None:
+        """Declare the stream's first day, from which on counts are wanted; only the first call counts."""
+        if self._first_day is None:
+            self._store.advance({FIRST_DAY: first_day})
+            self._first_day = first_day
 
     def add(self, first_day: int, aggregate: NDArray[np.int64], own: NDArray[np.int64]) -> None:
         """Take over aggregates over the whole cohort and the bank's own counts, both int64 [days, cells]."""
@@ -84,8 +93,8 @@ class ConsortiumCounts:
         self._own.add_day(day, own)
 
     def is_current(self, day: int) -> bool:
-        """Whether every day whose labels are known at the start of ``day`` is held."""
-        return self.next_day is not None and self.next_day >= day - self._mapping.label_delay_days
+        """Whether every day of the stream whose labels are known at the start of ``day`` is held."""
+        return self.next_day is None or self.next_day >= day - self._mapping.label_delay_days
 
     def names(self) -> list[str]:
         """Column names, by window: others before all."""

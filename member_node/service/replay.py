@@ -449,7 +449,7 @@ class StreamService:
 
     def _ask_matured(self, opened: _Opened, day: int) -> int:
         counts = opened.scoring.counts
-        if counts is None or not len(opened.times):
+        if counts is None or counts.next_day is None:
             return 0
         dataset = opened.mapping.directory_dataset
         spans = [rule.max_days for rule in self._parts.policy().inquiries if rule.dataset == dataset]
@@ -457,8 +457,6 @@ class StreamService:
             return 0
         last = day - opened.mapping.label_delay_days - 1
         first = counts.next_day
-        if first is None:
-            first = int(opened.mapping.day_of(opened.times[:1])[0])
         asked = 0
         while first <= last:
             until = min(last, first + max(spans) - 1)

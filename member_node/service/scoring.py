@@ -216,6 +216,8 @@ class ScoringService:
         own_counts: Mapping[str, NDArray[np.float64]] = {}
         all_counts: Mapping[str, NDArray[np.float64]] = {}
         if self.counts is not None:
+            if rows:
+                self.counts.start(int(self.mapping.day_of(batch.time_us).min()))
             cells = self.counts.directory.cells(events.column(self.mapping.directory_entity))
             all_counts, own_counts = self.counts.columns(cells, batch.time_us)
             if (

@@ -12,7 +12,7 @@ import polars as pl
 from sandbox.population import identifiers
 from sandbox.population.activity import NONE, Events, honest_events
 from sandbox.population.frauds import SCENARIOS, TAKEOVER, Campaigns, commit
-from sandbox.population.world import CARD, CASH, CHANNELS, CROSS_BORDER, World, build_world
+from sandbox.population.world import CARD, CASH, CHANNELS, World, build_world
 
 FIRST_DAY = dt.date(2026, 1, 5)
 DEFAULT_DAYS = 50
@@ -125,11 +125,6 @@ def _frame(random: np.random.Generator, world: World, events: Events, plan: Camp
     terminals = np.append(world.terminal, NOTHING)
     merchants = np.append(world.merchant, NOTHING)
     midnight = np.datetime64(FIRST_DAY, "us")
-    currency = np.where(
-        (events.channel == CROSS_BORDER) & (random.random(n) < 0.5),
-        np.array(["USD", "GBP", "CHF", "PLN"], object)[random.integers(0, 4, n)],
-        "EUR",
-    )
     device, ip, phone, email = _digital(random, world, events, plan.devices)
     columns: dict[str, np.ndarray[tuple[int], np.dtype[np.generic]]] = {
         "event_id": np.arange(n),
@@ -137,7 +132,7 @@ def _frame(random: np.random.Generator, world: World, events: Events, plan: Camp
         "bank": world.bank[events.customer],
         "channel": np.array(CHANNELS, object)[events.channel],
         "amount": events.amount,
-        "currency": currency,
+        "currency": np.full(n, "EUR", object),  # amounts as booked
         "customer": world.customer[events.customer],
         "account": world.account[events.customer],
         "card": np.where(at_terminal, world.card[events.customer], NOTHING),

@@ -90,13 +90,17 @@ def table(
     rows: Sequence[Sequence[Cell]],
     *,
     words: int = 1,
+    remarks: bool = False,
     marked: Sequence[int] = (),
 ) -> Markup:
-    """A table. The first ``words`` columns are text, the others numbers; ``marked``: positions of rows to stress."""
+    """A table. The first ``words`` columns are text, the others numbers, except
+    the last with ``remarks``. ``marked``: positions of rows to stress.
+    """
     if not rows:
         return paragraph(caption, ": none.", kind="note")
+    last = len(columns) - 1 if remarks else len(columns)
     head = "".join(
-        f'<th scope="col"{"" if number < words else " class=number"}>{html.escape(name)}</th>'
+        f'<th scope="col"{_kind(number, words, last)}>{html.escape(name)}</th>'
         for number, name in enumerate(columns)
     )
     lines = []
@@ -104,11 +108,16 @@ def table(
         cells = []
         for number, value in enumerate(row):
             tag, scope = ("th", ' scope="row"') if number == 0 else ("td", "")
-            kind = "" if number < words else " class=number"
-            cells.append(f"<{tag}{scope}{kind}>{escape(value)}</{tag}>")
-        mark = " class=marked" if position in marked else ""
+            cells.append(f"<{tag}{scope}{_kind(number, words, last)}>{escape(value)}</{tag}>")
+        mark = ' class="marked"' if position in marked else ""
         lines.append(f"<tr{mark}>{''.join(cells)}</tr>")
     return Markup(
         f'<div class="table" role="region" aria-label="{html.escape(caption)}" tabindex="0"><table><caption>'
         f"{html.escape(caption)}</caption><thead><tr>{head}</tr></thead><tbody>{''.join(lines)}</tbody></table></div>"
     )
+
+
+def _kind(column: int, words: int, last: int) -> str:
+    if column < words:
+        return ""
+    return ' class="number"' if column < last else ' class="remark"'

@@ -87,7 +87,7 @@ def _sentence(evaluation: Evaluation) -> Markup:
         parts += [
             ": ",
             strong(Markup(f"{closed:.0%}")),
-            " of what pooling all data would gain, and no bank shows a row",
+            " of what pooling all data would gain, without any bank showing its rows",
         ]
     return paragraph(*parts, ".", kind="lead")
 
@@ -256,7 +256,13 @@ def tier_section(rows: Sequence[TierRow], drawings: Drawings) -> Markup:
         )
     ]
     if drawing is not None:
-        parts.append(drawings.place(drawing, "Share of the transactions at each tier that were frauds."))
+        parts.append(
+            drawings.place(
+                drawing,
+                "Share of the transactions at each tier that were frauds. Upper bar: own victims only. Lower bar: all "
+                "members' victims.",
+            )
+        )
     parts.append(
         table(
             "Hits of each tier",
@@ -328,6 +334,7 @@ def growth_section(steps: Sequence[GrowthStep], drawings: Drawings) -> Markup:
                 "note",
             ],
             rows,
+            remarks=True,
         ),
     )
 

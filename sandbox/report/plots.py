@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from matplotlib.axes import Axes
-from matplotlib.ticker import FuncFormatter, MaxNLocator
 
 from sandbox.evaluation import Evaluation, GrowthStep, Quality, TierRow, VerdictTable
 from sandbox.evaluation.results import ALONE, CONSORTIUM, FOREST, POOLED
@@ -58,6 +57,8 @@ def _value(quality: Quality, field: str) -> float:
 
 def _bars(axes: Axes, name: str, values: Sequence[tuple[str, float]]) -> None:
     calm(axes)
+    axes.grid(visible=False)
+    axes.set_yticks([])
     top = max(value for _, value in values)
     for position, (view, value) in enumerate(values):
         pooled = view == POOLED
@@ -80,19 +81,19 @@ def _bars(axes: Axes, name: str, values: Sequence[tuple[str, float]]) -> None:
         )
     axes.set_title(name, loc="left", color=INK, fontsize=11.5)
     axes.set_xticks([])
-    axes.set_ylim(0, top * 1.18 if top else 1)
-    axes.yaxis.set_major_locator(MaxNLocator(4))
+    axes.set_xlim(-0.75, 2.55)
+    axes.set_ylim(0, top * 1.14 if top else 1)
 
 
 def disturbance(alone: VerdictTable, together: VerdictTable, unit: str) -> Drawing:
     """Fraud money stopped and genuine payments disturbed, before and after joining."""
-    figure = new_figure(10.0, 2.5)
+    figure = new_figure(10.0, 2.1)
     left, right = figure.subplots(1, 2)
     pairs = ((ALONE, alone), (CONSORTIUM, together))
     spoken = []
     for axes, title, field, money in (
         (left, f"Fraud money stopped{f' ({unit})' if unit else ''}", "fraud_money", True),
-        (right, "Genuine payments challenged, reviewed or blocked", "genuine", False),
+        (right, "Genuine payments challenged or stopped", "genuine", False),
     ):
         calm(axes, grid="x")
         values = [table.sum_of(field, STOPPED) for _, table in pairs]
@@ -104,9 +105,9 @@ def disturbance(alone: VerdictTable, together: VerdictTable, unit: str) -> Drawi
         ]
         axes.bar_label(bars, labels=labels, padding=4, color=INK, fontsize=10)
         axes.set_yticks([1, 0], ["alone", "consortium"], color=INK)
-        axes.set_xlim(0, max([*values, 1e-9]) * 1.75)
-        axes.xaxis.set_major_formatter(FuncFormatter(lambda x, _: f"{x:,.0f}"))
-        axes.xaxis.set_major_locator(MaxNLocator(4))
+        axes.grid(visible=False)
+        axes.set_xticks([])
+        axes.set_xlim(0, max([*values, 1e-9]) * 2.0)
         axes.set_title(title, loc="left", color=INK, fontsize=11.5)
         spoken.append(f"{title}: alone {labels[0]}, with the consortium {labels[1]}")
     return Drawing(figure, "Frauds stopped beside honest customers disturbed", "; ".join(spoken))
@@ -119,6 +120,8 @@ def growth(steps: Sequence[GrowthStep]) -> Drawing:
     left, right = figure.subplots(1, 2)
     members = [s.members for s in steps]
     calm(left)
+    left.grid(visible=False)
+    left.set_yticks([])
     bars = left.bar(
         members,
         [s.frauds_flagged for s in steps],

@@ -52,7 +52,14 @@ def requests_section(record: RunRecord) -> Markup:
             ],
             rows,
         )
-    return section("requests", "Lookups, sums and refusals", body, _asked_table(record), _refusals(record))
+    return section(
+        "requests",
+        "Lookups, sums and refusals",
+        body,
+        _faults(record),
+        _asked_table(record),
+        _refusals(record),
+    )
 
 
 def _requests(audit: Json | None) -> list[Json]:
@@ -78,6 +85,21 @@ def _asked_table(record: RunRecord) -> Markup:
     return table(
         "Permitted, from the log: who asked what, why and how often",
         ["party", "action", "about", "purpose", "requests", "amount"],
+        rows,
+        words=4,
+    )
+
+
+def _faults(record: RunRecord) -> Markup:
+    rows: list[list[Cell]] = []
+    for party, status in (record.statuses or {}).items():
+        found = status.get("faults")
+        for fault in found if isinstance(found, list) else []:
+            if isinstance(fault, Mapping):
+                rows.append([party, _text(fault, "party"), _text(fault, "what"), _text(fault, "reason")])
+    return table(
+        "What members found wrong with another party",
+        ["found by", "at fault", "what", "reason"],
         rows,
         words=4,
     )
@@ -133,6 +155,7 @@ def seen_section(record: RunRecord) -> Markup:
             "Bodies that crossed the boundary of each member, as the member counted them. They hold blinded points, "
             "proofs, ciphertexts, sealed labels and signatures; no raw identifier and no transaction."
         ),
+        _party_table(record),
         details(
             f"All {len(rows)} pairs of parties and calls",
             table(
@@ -143,6 +166,46 @@ def seen_section(record: RunRecord) -> Markup:
             ),
         ),
         *own,
+    )
+
+
+def _party_table(record: RunRecord) -> Markup:
+    """One row a party: what it answered for others, and, for the coordinator, what its log holds."""
+    rows: list[list[Cell]] = []
+    for party, status in (record.statuses or {}).items():
+        answered = [r for r in traffic_of(status) if r.get("direction") == "answered"]
+        asked = [r for r in traffic_of(status) if r.get("direction") == "asked"]
+        rows.append(
+            [
+                party,
+                sum(_count(r, "requests") for r in answered),
+                sum(_count(r, "elements") for r in answered),
+                sum(_count(r, "requests") for r in asked),
+                _size(sum(_count(r, "bytes_in") for r in asked + answered)),
+                _size(sum(_count(r, "bytes_out") for r in asked + answered)),
+            ]
+        )
+    sums = table(
+        "Members",
+        ["party", "requests answered", "blinded points evaluated", "requests made", "received", "sent"],
+        rows,
+    )
+    if record.audit is None:
+        return sums
+    permitted = [r for r in _requests(record.audit) if r.get("decision") != "refused"]
+    actions = sorted({_text(r, "action") for r in permitted})
+    kept: list[list[Cell]] = [
+        [
+            action,
+            sum(_count(r, "requests") for r in permitted if r.get("action") == action),
+            sum(_count(r, "amount") for r in permitted if r.get("action") == action),
+        ]
+        for action in actions
+    ]
+    return sums + table(
+        "Coordinator: what its log holds of permitted requests (amount: points, sealed labels or cells)",
+        ["action", "requests", "amount"],
+        kept,
     )
 
 

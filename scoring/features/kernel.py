@@ -58,6 +58,7 @@ DEPTH = 16
     LANE_VALUE,  # value column, -1: count only
     LANE_BIT,
     LANE_SPREAD,  # whether M2 is kept
+    LANE_PLAIN,  # no filter and no missing values
     GROUP_DELAY,
     GROUP_EXCLUDE,
     GROUP_WINDOWS,  # [groups + 1] offsets into WINDOW_WIDTH
@@ -72,7 +73,7 @@ DEPTH = 16
     FEATURE_LANE,  # lane, or telling for distinct
     FEATURE_COLUMN,
     FEATURE_EMPTY,
-) = range(18, 35)
+) = range(18, 36)
 # ... the batch (see admission.Admitted) ...
 (
     ROW_ENTITY,  # slot of the entity, or MISSING_ENTITY, FOREIGN_ENTITY
@@ -92,10 +93,10 @@ DEPTH = 16
     CHANGE_SEQUENCE,
     CHANGE_FRAUD,
     OUT,  # [row, feature]
-) = range(35, 52)
+) = range(36, 53)
 # ... and room to work in.
-PATH_NODE, PATH_PLACE, STACK, STATE, COUNTS, SEEN_KEY, SEEN_MARK, SCALARS = range(52, 60)
-TABLE = 60
+PATH_NODE, PATH_PLACE, STACK, STATE, COUNTS, SEEN_KEY, SEEN_MARK, SCALARS = range(53, 61)
+TABLE = 61
 
 # entries of META: tops of the pools, heads of the lists of free room, what is in use, and where the sweep stands
 SLOT_BUMP, NODE_BUMP, CHILD_BUMP, FREE_NODE, FREE_CHILD, GARBAGE, FREE_4, FREE_16, FREE_64 = range(9)
@@ -353,6 +354,26 @@ def _query_lane(at: int, lane: int) -> int:
 
 
 @_compiled
+def _sum(at: int, column: int, low: int, high: int) -> float:
+    """Sum of a value column over slots, in four chains so that additions need not wait for each other."""
+    values = _i8(at, SCALARS)[VALUES]
+    slot_value = _f8(at, SLOT_VALUE)
+    a = b = c = d = 0.0
+    place = low * values + column
+    whole = (high - low) // 4
+    for _ in range(whole):
+        a += slot_value[place]
+        b += slot_value[place + values]
+        c += slot_value[place + 2 * values]
+        d += slot_value[place + 3 * values]
+        place += 4 * values
+    for _ in range(high - low - 4 * whole):
+        a += slot_value[place]
+        place += values
+    return (a + b) + (c + d)
+
+
+@_compiled
 def _merge_slots(at: int, lane: int, low: int, high: int, into: int) -> None:
     """Merge the events of slots [low, high) into a lane: two passes, so the spread is about their own mean."""
     lane_value = _i4(at, LANE_VALUE)
@@ -367,20 +388,26 @@ def _merge_slots(at: int, lane: int, low: int, high: int, into: int) -> None:
     spread = lane_spread[lane]
     count = 0.0
     total = 0.0
-    last = _NO_TIME
+    last = -1
     if column < 0:
         for slot in range(low, high):
             if (slot_flags[slot] >> bit) & 1:
                 count += 1.0
-                last = float(slot_time[slot])
-        _merge(into, count, 0.0, 0.0, last, spread)
+                last = slot
+        if last >= 0:
+            _merge(into, count, 0.0, 0.0, float(slot_time[last]), spread)
+        return
+    if _u1(at, LANE_PLAIN)[lane] and not spread:
+        if high > low:
+            total = _sum(at, column, low, high)
+            _merge(into, float(high - low), total, 0.0, float(slot_time[high - 1]), spread)
         return
     for slot in range(low, high):
         x = slot_value[slot * values + column]
         if (slot_flags[slot] >> bit) & 1 and x == x:
             count += 1.0
             total += x
-            last = float(slot_time[slot])
+            last = slot
     m2 = 0.0
     if spread and count > 1.0:
         mean = total / count
@@ -388,7 +415,8 @@ def _merge_slots(at: int, lane: int, low: int, high: int, into: int) -> None:
             x = slot_value[slot * values + column]
             if (slot_flags[slot] >> bit) & 1 and x == x:
                 m2 += (x - mean) * (x - mean)
-    _merge(into, count, total, m2, last, spread)
+    if last >= 0:
+        _merge(into, count, total, m2, float(slot_time[last]), spread)
 
 
 @_compiled

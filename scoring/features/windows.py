@@ -13,6 +13,7 @@ from scoring.features.admission import Admitted
 from scoring.features.index import KeyIndex, grow
 from scoring.features.spec import Aggregation, WindowFeature
 
+_NEVER_MISSING = ("fraud", "amount")
 FRAUD = "fraud"  # the value column that outcomes fill; no attribute may have this name
 _KINDS = {
     Aggregation.COUNT: kernel.COUNT,
@@ -266,7 +267,7 @@ class _Layout:
         bit = self.bit(feature)
         if feature.value is not None or feature.aggregation is Aggregation.RATE:
             return list(self.lanes).index((self.values[feature.value or FRAUD], bit))
-        for always in (FRAUD, "amount"):
+        for always in _NEVER_MISSING:
             lane = (self.values.get(always, -2), bit)
             if lane in self.lanes:
                 return list(self.lanes).index(lane)
@@ -307,10 +308,14 @@ class _Layout:
             group_windows.append(len(widths))
             group_lanes.append(len(lanes_used))
             group_tellings.append(len(tellings))
+        names = {**{place: name for name, place in self.values.items()}, -1: ""}
         return {
             kernel.LANE_VALUE: _int32([value for value, _ in self.lanes]),
             kernel.LANE_BIT: _int32([bit for _, bit in self.lanes]),
             kernel.LANE_SPREAD: np.array(list(self.lanes.values()), np.bool_),
+            kernel.LANE_PLAIN: np.array(
+                [bit == 0 and names[value] in _NEVER_MISSING for value, bit in self.lanes], np.bool_
+            ),
             kernel.GROUP_DELAY: np.array([delay for delay, _ in groups], np.int64),
             kernel.GROUP_EXCLUDE: np.array([exclude for _, exclude in groups], np.bool_),
             kernel.GROUP_WINDOWS: _int32(group_windows),

@@ -11,8 +11,15 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from scoring.features import Aggregation, Disposition, FeatureEngine, FeatureSpec, Filter, WindowFeature
-from scoring.features import join_shards
+from scoring.features import (
+    Aggregation,
+    Disposition,
+    FeatureEngine,
+    FeatureSpec,
+    Filter,
+    WindowFeature,
+    join_shards,
+)
 from scoring.schema import Channel, OutcomeBatch, TransactionBatch, transaction_batch
 
 SECOND = 1_000_000

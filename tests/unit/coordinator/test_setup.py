@@ -225,3 +225,10 @@ def test_commands(tmp_path):
     assert "exported 3 entries" in result.output
     result = runner.invoke(app, ["export", "--directory", directory, "--out", str(tmp_path / "out")])
     assert result.exit_code == 1
+
+
+def test_what_waits_for_the_disk(tmp_path):
+    with closing(Database.in_directory(tmp_path)) as database:
+        for wait, level in ((True, 2), (False, 1), (True, 2)):
+            with database.write(wait_for_disk=wait) as connection:
+                assert connection.exec_driver_sql("PRAGMA synchronous").scalar() == level

@@ -226,6 +226,7 @@ def test_malformed_key_sets_are_refused() -> None:
             _deal(max(1, holders // 2 + 1), holders)
 
 
+@settings(deadline=None)
 @given(st.lists(st.integers(1, 255), min_size=1, max_size=6, unique=True), st.data())
 def test_lagrange_coefficients_interpolate_every_polynomial(indices: list[int], data: st.DataObject) -> None:
     coefficients = data.draw(
@@ -240,22 +241,12 @@ def test_lagrange_coefficients_interpolate_every_polynomial(indices: list[int], 
         weights = threshold.lagrange_coefficients(indices, at=at)
         total = sum(weight * value(index) for weight, index in zip(weights, indices, strict=True))
         assert total % group.ORDER == value(at)
-    factors, divisor = threshold.lagrange_integers(tuple(indices))
-    scaled = sum(factor * value(index) for factor, index in zip(factors, indices, strict=True))
-    assert scaled % group.ORDER == divisor * value(0) % group.ORDER
 
 
 @pytest.mark.parametrize("indices", [[], [1, 1], [0, 1], [256]])
 def test_interpolation_needs_distinct_valid_indices(indices: list[int]) -> None:
     with pytest.raises(OutOfRangeError):
         threshold.lagrange_coefficients(indices)
-    with pytest.raises(OutOfRangeError):
-        threshold.lagrange_integers(tuple(indices))
-
-
-def test_a_fixed_quorum_has_short_integers() -> None:
-    assert threshold.lagrange_integers((1, 2, 4)) == ((8, -6, 1), 3)
-    assert threshold.lagrange_integers((1,)) == ((1,), 1)
 
 
 # --- storage and secrets -------------------------------------------------------------------------------------
@@ -309,6 +300,7 @@ def test_an_answer_and_a_batch_hold_no_secret_in_their_text() -> None:
 # --- tags ----------------------------------------------------------------------------------------------------
 
 
+@settings(deadline=None)
 @given(st.binary(min_size=64, max_size=64))
 def test_tags_and_label_keys_are_hkdf_sha512(output: bytes) -> None:
     for derive, info, size in (

@@ -79,6 +79,8 @@ def test_a_clock_that_goes_back_renews_nothing() -> None:
     state = ask(BudgetState(), 100)
     with pytest.raises(BudgetExceededError):
         ask(state, 1, NOON - SECONDS_PER_DAY)
+    # and takes nothing away: what is left may still be spent
+    assert ask(ask(BudgetState(), 1), 99, NOON - 3600).lookups_today == 100
     slow = limits(per_day=10**9, per_second=10)
     empty = ask(BudgetState(), MAX_ELEMENTS, budget=slow)
     with pytest.raises(BudgetExceededError):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import traceback
 import unicodedata
 
@@ -132,6 +133,19 @@ def test_what_has_no_normal_form_is_refused_without_repeating_it(kind: str, valu
     stripped = value.strip()
     assert len(stripped) < 4 or stripped.lower() not in printed.lower()
     assert SECRET.lower() not in printed.lower()
+
+
+def test_every_letter_and_digit_of_unicode_has_one_stable_account_form() -> None:
+    """Upper case and composition could undo each other: for no character do they, and this stays so."""
+    changing = [
+        char
+        for char in map(chr, range(0x80, sys.maxunicode + 1))
+        if char.isalnum() and (char.upper() != char or unicodedata.normalize("NFKC", char) != char)
+    ]
+    assert len(changing) > 5000
+    for form in normalise_batch("account", changing):
+        if isinstance(form, NormalForm):
+            assert normalise("account", form.text) == form
 
 
 def test_wrong_types_and_kinds() -> None:
