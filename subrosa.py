@@ -6,9 +6,15 @@ A regulator who verifies a log must not wait for Ray or TenSEAL to load, so the 
 from __future__ import annotations
 
 from importlib import import_module
+from importlib.metadata import version
+from typing import TYPE_CHECKING, Annotated
 
-import click
 import typer
+from typer.core import TyperGroup
+
+if TYPE_CHECKING:
+    # Typer carries its own click; its classes are the only ones its groups may be mixed with.
+    from typer._click import Command, Context, HelpFormatter
 
 # command -> (module with a Typer app, one line of help)
 COMMANDS: dict[str, tuple[str, str]] = {
@@ -28,29 +34,49 @@ COMMANDS: dict[str, tuple[str, str]] = {
 }
 
 
-class LazyGroup(click.Group):
-    """A click group whose subcommands are imported when they are called."""
+class LazyGroup(TyperGroup):
+    """A group whose subcommands are imported when they are called; its own help imports none of them."""
 
-    def list_commands(self, ctx: click.Context) -> list[str]:
+    def list_commands(self, ctx: Context) -> list[str]:
         return list(COMMANDS)
 
-    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+    def get_command(self, ctx: Context, cmd_name: str) -> Command | None:
         if cmd_name not in COMMANDS:
             return None
         module, _ = COMMANDS[cmd_name]
         return typer.main.get_command(import_module(module).app)
 
-    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+    def format_commands(self, ctx: Context, formatter: HelpFormatter) -> None:
         with formatter.section("Commands"):
             formatter.write_dl([(name, text) for name, (_, text) in COMMANDS.items()])
 
 
-@click.group(
-    cls=LazyGroup, help="Subrosa: competing banks fight fraud together without showing each other any data."
+app = typer.Typer(
+    cls=LazyGroup,
+    add_completion=False,
+    no_args_is_help=True,
+    rich_markup_mode=None,
+    help="Subrosa: competing banks fight fraud together without showing each other any data.",
 )
-@click.version_option(package_name="subrosa")
-def main() -> None:
-    """Entry point of the console script."""
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"subrosa {version('subrosa')}")
+        raise typer.Exit
+
+
+@app.callback()
+def subrosa(
+    show_version: Annotated[
+        bool,
+        typer.Option("--version", callback=_print_version, is_eager=True, help="Show the version and exit."),
+    ] = False,
+) -> None:
+    """The parts are found by :class:`LazyGroup`."""
+
+
+main = typer.main.get_command(app)
 
 
 if __name__ == "__main__":

@@ -13,7 +13,7 @@ from anyio.to_thread import current_default_thread_limiter
 from fastapi import FastAPI, Request, Response
 from starlette.exceptions import HTTPException
 
-from coordinator.api.gate import arrive
+from coordinator.api.gate import BodyAllowance, read_arrival
 from coordinator.api.routes import router
 from coordinator.composition import Coordinator
 from coordinator.settings import load_settings
@@ -21,6 +21,7 @@ from governance.messages.problems import RequestError, problem_for
 
 KEEP_ALIVE_SECONDS = 75
 GRACE_SECONDS = 10
+NO_BODY = 0
 
 
 def create_app(directory: Path, *, clock: Callable[[], float] = time.time) -> FastAPI:
@@ -69,6 +70,7 @@ def _build(make: Callable[[], Coordinator]) -> FastAPI:
         coordinator = make()
         current_default_thread_limiter().total_tokens = coordinator.settings.threads
         app.state.coordinator = coordinator
+        app.state.allowance = BodyAllowance(coordinator.settings.max_arriving_bytes)
         coordinator.start()
         try:
             yield
@@ -87,7 +89,7 @@ async def _unknown_address(request: Request, error: Exception) -> Response:
     """404 and 405 as problems, like everything else."""
     status = error.status_code if isinstance(error, HTTPException) else 500
     name = {404: "not-found", 405: "method-not-allowed"}.get(status, "malformed")
-    arrival = await arrive(request)
+    arrival = await read_arrival(request, BodyAllowance(NO_BODY))
     fault = RequestError(name, f"{request.method} {request.url.path} is not an endpoint")
     answer: Response = request.app.state.coordinator.gate.refuse(arrival, problem_for(fault))
     return answer

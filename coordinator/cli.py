@@ -14,7 +14,7 @@ from coordinator.export import export_log
 from coordinator.service.consortium import NotReadyError
 from coordinator.service.log import LogCorruptError
 from coordinator.settings import SettingsError
-from coordinator.setup import admit, init_coordinator, install_policy
+from coordinator.setup import admit, init_coordinator, install_directory, install_policy, read_directory
 from crypto.errors import CryptoError
 from governance.log.export import AuditError
 from governance.members import MembershipError
@@ -96,6 +96,21 @@ def admit_party(
     with _explained():
         entry = admit(directory, PartyCard.from_json(card.read_bytes()), share_index)
     typer.echo(f"admitted {entry.party} ({entry.role})")
+
+
+@app.command("directory")
+def add_directory(
+    directory: Directory,
+    file: Annotated[
+        Path, typer.Argument(help="The public directory: one id a line, as the members have it.")
+    ],
+    dataset: Annotated[str, typer.Option(help="The data set it belongs to.")] = "terminals",
+) -> None:
+    """Name the public directory of a data set; it is on the roll from the next start."""
+    with _explained():
+        public = read_directory(file, dataset)
+        install_directory(directory, public)
+    typer.echo(f"{dataset}: {public.cells} entries, SHA-256 {public.digest.hex()}")
 
 
 @app.command()

@@ -33,7 +33,8 @@ class Settings:
     ``origin`` names the log (C2SP). ``label_clock``: ``"wall"`` refuses labels that have expired by the
     coordinator's clock or were issued in its future; ``"business"`` takes the newest label of the contributor
     for its present, so that past months can be replayed. ``database_url`` is empty for the embedded SQLite.
-    ``threads`` bounds concurrent requests, ``waits_per_party`` how many of them one party may hold waiting.
+    ``max_arriving_bytes`` bounds the bodies that lie in memory at a time, ``threads`` the requests that are served,
+    ``waits_per_party`` how many of them one party may hold waiting.
     """
 
     directory: Path
@@ -45,6 +46,7 @@ class Settings:
     database_url: str = ""
     label_clock: str = "business"
     max_body_bytes: int = MAX_MESSAGE_BYTES
+    max_arriving_bytes: int = 256 * 2**20
     max_wait_seconds: int = 20
     checkpoint_refresh_seconds: int = 30
     threads: int = 64
@@ -57,6 +59,7 @@ _NOT_IN_FILE = {"directory", "identity", "log_key"}
 _BOUNDS = {
     "port": (0, 65535),
     "max_body_bytes": (1024, 256 * 2**20),
+    "max_arriving_bytes": (2**20, 2**36),
     "max_wait_seconds": (0, 60),
     "checkpoint_refresh_seconds": (1, 3600),
     "threads": (4, 1024),

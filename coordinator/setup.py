@@ -5,6 +5,7 @@ Nothing here talks to the network: cards, keys, directories and policies are car
 
 from __future__ import annotations
 
+import hashlib
 import secrets
 from collections.abc import Iterable
 from contextlib import closing
@@ -13,7 +14,14 @@ from typing import NamedTuple, Protocol
 
 import msgspec
 
-from coordinator.settings import IDENTITY_SEED, LOG_SEED, Settings, load_settings, write_settings
+from coordinator.settings import (
+    IDENTITY_SEED,
+    LOG_SEED,
+    Settings,
+    SettingsError,
+    load_settings,
+    write_settings,
+)
 from coordinator.storage import parties as stored
 from coordinator.storage.database import Connection, Database
 from crypto.signing import SEED_SIZE, SigningKey
@@ -137,6 +145,17 @@ def install_group_keys(directory: Path, keys: Iterable[GroupKey]) -> None:
         check_roll(draft)
         for key in draft.group_keys:
             key_set(draft, key.kind_group)
+
+
+def read_directory(file: Path, dataset: str) -> Directory:
+    """What the roll says of a public directory file: one id a line, each line ended, and its SHA-256.
+
+    Raises :class:`~coordinator.settings.SettingsError` for a file without lines; members check the ids themselves.
+    """
+    content = file.read_bytes()
+    if not content.endswith(b"\n"):
+        raise SettingsError(f"{file} does not end with a line end: one id a line")
+    return Directory(dataset=dataset, cells=content.count(b"\n"), digest=hashlib.sha256(content).digest())
 
 
 def install_directory(directory: Path, public: Directory) -> None:

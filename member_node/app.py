@@ -10,13 +10,26 @@ from fastapi.exceptions import RequestValidationError
 from starlette.concurrency import run_in_threadpool
 from starlette.exceptions import HTTPException
 
-from governance.messages.problems import RequestError
+from crypto.errors import CryptoError
+from governance.budgets import BudgetExceededError
+from governance.indicators import InvalidIndicatorError
+from governance.inquiries import InquiryError
+from governance.log.follow import LogFollowError
+from governance.members import MembershipError
+from governance.messages.codec import MalformedError
+from governance.messages.http_signatures import HttpSignatureError
+from governance.messages.problems import ProblemError, RequestError
+from governance.policy.decision import PolicyError, RefusedError
 from member_node.api.bank import bank_router, operator_check
 from member_node.api.consortium import consortium_router
 from member_node.api.gate import not_found, unsigned_problem
 from member_node.api.streams import stream_router
 from member_node.client.ports import PartyUnreachableError
+from member_node.compute.batch import BatchCrypto
+from member_node.compute.ray_cluster import RayCluster
 from member_node.node import MemberNode
+from member_node.service.contribution import BrokenReceiptError
+from member_node.service.index import FeedError
 from member_node.service.inquiry import InquiryFailedError
 from member_node.service.lookup import ConsortiumUnavailableError
 from member_node.service.policy import NotJoinedError
@@ -24,11 +37,34 @@ from member_node.settings import MemberSettings
 from member_node.streaming import attach_stream
 
 BANK_PREFIX = "/bank/v1"
+EXPECTED_ERRORS: tuple[type[Exception], ...] = (
+    RequestError,
+    ProblemError,
+    HttpSignatureError,
+    MalformedError,
+    InvalidIndicatorError,
+    RefusedError,
+    PolicyError,
+    BudgetExceededError,
+    InquiryError,
+    MembershipError,
+    CryptoError,
+    NotJoinedError,
+    ConsortiumUnavailableError,
+    InquiryFailedError,
+    PartyUnreachableError,
+    FeedError,
+    BrokenReceiptError,
+    LogFollowError,
+)
 
 
 def create_app(settings: MemberSettings) -> FastAPI:
     """An application for one data directory; storage is opened here, threads start with its lifespan."""
-    return build_app(MemberNode(settings))
+    crypto = BatchCrypto(RayCluster())
+    node = MemberNode(settings, map_chunks=crypto.map)
+    node.on_close(crypto.close)
+    return build_app(node)
 
 
 def build_app(node: MemberNode) -> FastAPI:
@@ -70,16 +106,25 @@ def _answer_problems(app: FastAPI, party: str) -> None:
         places = "; ".join(f"{'.'.join(map(str, each['loc']))}: {each['msg']}" for each in error.errors()[:5])
         return unsigned_problem(RequestError("malformed", places, ""))
 
-    @app.exception_handler(NotJoinedError)
-    @app.exception_handler(ConsortiumUnavailableError)
-    @app.exception_handler(InquiryFailedError)
-    async def unavailable(_request: Request, error: Exception) -> Response:
-        return unsigned_problem(RequestError("unavailable", str(error), party))
+    def answer(_request: Request, error: Exception) -> Response:
+        return unsigned_problem(_translated(error, party))
 
-    @app.exception_handler(PartyUnreachableError)
-    async def unreachable(_request: Request, error: PartyUnreachableError) -> Response:
-        return unsigned_problem(RequestError("unavailable", str(error), error.party))
+    # By type, because what is registered for Exception is also raised again and logged as a crash.
+    for kind in EXPECTED_ERRORS:
+        app.add_exception_handler(kind, answer)
+    app.add_exception_handler(Exception, answer)
 
-    @app.exception_handler(Exception)
-    async def unexpected(_request: Request, error: Exception) -> Response:
-        return unsigned_problem(error)
+
+def _translated(error: Exception, party: str) -> Exception:
+    """The member's own errors as rows of the one table of problems."""
+    match error:
+        case NotJoinedError() | ConsortiumUnavailableError() | InquiryFailedError():
+            return RequestError("unavailable", str(error), party)
+        case PartyUnreachableError():
+            return RequestError("unavailable", str(error), error.party)
+        case FeedError() | BrokenReceiptError():
+            return RequestError("invalid-proof", error.reason, error.party)
+        case LogFollowError():
+            return RequestError("invalid-proof", str(error))
+        case _:
+            return error

@@ -131,8 +131,10 @@ def _engine(spec: FeatureSpec, shards: int, stack: ExitStack) -> Engine:
     from member_node.compute.ray_cluster import RayCluster
     from member_node.compute.shards import ShardedEngine
 
-    cluster = stack.enter_context(RayCluster())
-    return stack.enter_context(ShardedEngine(cluster, spec, shards))
+    engine: ShardedEngine = stack.enter_context(
+        ShardedEngine(stack.enter_context(RayCluster()), spec, shards)
+    )
+    return engine
 
 
 def _report_rejects(file: EventFile, out: Path, events: Path, console: Console) -> None:

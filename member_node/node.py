@@ -15,7 +15,7 @@ from governance.log.follow import LogFollowError
 from member_node.background import BackgroundLoop
 from member_node.client.coordinator import HttpCoordinator
 from member_node.client.key_holder import HttpKeyHolders
-from member_node.client.ports import LocalStatistic, MapChunks, NotMaturedError, Random, map_in_turn
+from member_node.client.ports import CoordinatorPort, LocalStatistic, MapChunks, NotMaturedError, Random, map_in_turn
 from member_node.client.signed_http import Caller, SignedHttp
 from member_node.compute.decryption import DecryptionChild
 from member_node.secret_files import StorageKey, load_key_shares, read_identity
@@ -64,8 +64,12 @@ class MemberNode:
         map_chunks: MapChunks = map_in_turn,
         clock: Callable[[], int] = lambda: int(time.time()),
         random: Random = secrets.token_bytes,
+        coordinator: CoordinatorPort | None = None,
     ) -> None:
-        """Open storage and keys of ``settings.directory``; nothing is sent yet."""
+        """Open storage and keys of ``settings.directory``; nothing is sent yet.
+
+        ``coordinator`` takes the place of the one at ``settings.coordinator_url`` (without a network, in tests).
+        """
         trust = settings.require_trust()
         self.settings = settings
         self.directory = settings.directory
@@ -104,7 +108,9 @@ class MemberNode:
         )
         self.http = SignedHttp(caller, self.meter, capture=self.capture)
         self.on_close(self.http.close)
-        self.coordinator = HttpCoordinator(self.http, trust.coordinator, settings.coordinator_url)
+        self.coordinator: CoordinatorPort = coordinator or HttpCoordinator(
+            self.http, trust.coordinator, settings.coordinator_url
+        )
         self.consortium = Consortium(anchors, self.coordinator, TrustStore(self.database), clock, own_shares)
 
         evaluations = EvaluationStore(self.database)

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import polars as pl
 from rich.console import Console
 from rich.progress import (
@@ -35,7 +36,9 @@ from sandbox.population import save, simulate
 from sandbox.report import RunRecord, build_report
 from sandbox.scenario import Played, Scenario
 from sandbox.streams import DealtStream, deal
+from scoring.features.engine import FeatureEngine
 from scoring.features.spec import FeatureSpec, parse_spec
+from scoring.schema import ENTITIES, Channel, OutcomeBatch, transaction_batch
 
 HERE = Path(__file__).parent
 DEFAULT_MAPPING = HERE / "mappings" / "default.toml"
@@ -85,6 +88,9 @@ def run_sandbox(options: SandboxOptions, console: Console) -> RunRecord:
         f"[bold]{dealt.events:,}[/bold] events of {options.members} banks,"
         f" {dealt.first_day} to {dealt.last_day}, dealt by [italic]{mapping.split_column}[/italic]"
     )
+    spec = parse_spec(spec_path.read_text(encoding="utf-8"))
+    with watch("compile"), console.status("compiling the feature kernels (kept for later runs) ..."):
+        compile_kernels(spec)
     cluster = Cluster(options.out, options.members)
     with watch("set-up"):
         capture = options.out / "capture" if options.capture else None
@@ -139,6 +145,16 @@ def companion(folder: str, mapping: StreamMapping) -> Path:
     """The feature spec or rule set that goes with a mapping: the one of its name, else the default."""
     named = HERE / folder / f"{mapping.name}.toml"
     return named if named.exists() else HERE / folder / "default.toml"
+
+
+def compile_kernels(spec: FeatureSpec) -> None:
+    """Fill Numba's cache once, so that the member nodes do not each compile the same kernels at their first batch."""
+    entities = {name: ["1"] for name in ENTITIES}
+    batch = transaction_batch(event_id=[1], time_us=[1], amount=[1.0], channel=Channel.CARD, entities=entities)
+    outcomes = OutcomeBatch(np.array([1]), np.array([True]), np.array([1]))
+    engine = FeatureEngine(spec)
+    engine.update(batch)
+    engine.update(batch, outcomes)
 
 
 def prepare(options: SandboxOptions, mapping: StreamMapping) -> tuple[pl.DataFrame, DealtStream]:

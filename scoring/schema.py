@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import IntEnum
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -156,7 +156,7 @@ class TransactionBatch:
 
 @dataclass(frozen=True, eq=False)
 class OutcomeBatch:
-    """What became known of earlier events: ``event_id`` as in the batch, ``fraud`` bool [m], ``known_at_us`` int64 [m]."""
+    """What became known of events: ``event_id`` as in their batch, ``fraud`` bool [m], ``known_at_us`` int64 [m]."""
 
     event_id: NDArray[Any]
     fraud: NDArray[np.bool_]
@@ -239,7 +239,7 @@ def entity_keys(values: Any, *, column: str = "entity", hash_key: bytes = DEFAUL
     default key is public; a bank whose counterparties choose their own identifiers passes a secret one.
     An integer and its decimal text are different values: one column has one type. Raises SchemaError.
     """
-    array = np.asarray(values)
+    array = _one_column(column, values)
     if array.dtype.kind == "u" and array.dtype.itemsize == 8:
         return np.ascontiguousarray(array + np.uint64(1))
     if array.dtype.kind in "iub":
@@ -300,6 +300,17 @@ def _objects(values: Any) -> NDArray[np.object_]:
     array = np.empty(len(items), object)
     array[:] = items
     return array
+
+
+def _one_column(column: str, values: Any) -> NDArray[Any]:
+    if not isinstance(values, np.ndarray):
+        values = list(values)
+        if any(value is None or isinstance(value, str) for value in values):
+            return _objects(values)  # NumPy would turn what stands beside a text into text
+        values = np.asarray(values)
+    if values.ndim != 1:
+        raise SchemaError(column, "is not one-dimensional")
+    return cast(NDArray[Any], values)
 
 
 def _integer_keys(values: NDArray[np.int64]) -> NDArray[np.uint64]:

@@ -7,10 +7,11 @@ signature to bind the answer to, so that the caller knows it comes from the coor
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
 from dataclasses import dataclass
 from urllib.parse import quote
 
+import anyio
 from fastapi import Request, Response
 from starlette.requests import ClientDisconnect
 
@@ -32,6 +33,8 @@ from governance.messages.problems import PROBLEM_MEDIA_TYPE, Problem, RequestErr
 from governance.policy.decision import PolicyError, RefusedError
 
 logger = logging.getLogger(__name__)
+
+BODY_SECONDS = 30.0
 
 EXPECTED = (
     CryptoError,
@@ -62,19 +65,47 @@ class Call:
     query: str
 
 
-async def arrive(request: Request) -> Arrival:
-    """Read a request, but never more of its body than the settings allow."""
+class BodyAllowance:
+    """How many bytes of unverified bodies may lie in memory at a time. Used on the event loop only."""
+
+    def __init__(self, total: int) -> None:
+        self._free = total
+
+    def take(self, size: int) -> None:
+        """Account for ``size`` more bytes, or raise ``unavailable``."""
+        if size > self._free:
+            raise RequestError("unavailable", "too many large requests arrive at a time")
+        self._free -= size
+
+    def give_back(self, size: int) -> None:
+        """``size`` bytes are done with."""
+        self._free += size
+
+
+async def arrive(request: Request) -> AsyncIterator[Arrival]:
+    """A dependency: the request, its body held against the allowance until the answer has left."""
+    allowance: BodyAllowance = request.app.state.allowance
+    arrival = await read_arrival(request, allowance)
+    try:
+        yield arrival
+    finally:
+        allowance.give_back(len(arrival.parts.body))
+
+
+async def read_arrival(request: Request, allowance: BodyAllowance) -> Arrival:
+    """Read a request, but never more of its body than the settings allow, nor for longer."""
     limit: int = request.app.state.coordinator.settings.max_body_bytes
     fault: Exception | None = None
     headers: Mapping[str, str] = {}
     body = b""
     try:
         headers = collect_headers(request.scope["headers"])
-        body = await _capped_body(request, headers, limit)
+        with anyio.fail_after(BODY_SECONDS):
+            body = await _capped_body(request, headers, limit, allowance)
     except (HttpSignatureError, RequestError) as error:
         fault = error
-    except ClientDisconnect:
-        fault = RequestError("malformed", "the connection ended before the body did")
+    except (ClientDisconnect, TimeoutError):
+        fault = RequestError("malformed", "the body did not come to its end")
     raw_path = request.scope.get("raw_path") or quote(request.scope["path"]).encode()
     parts = RequestParts(
         method=request.method,
@@ -87,18 +118,25 @@ async def arrive(request: Request) -> Arrival:
     return Arrival(parts, fault)
 
 
-async def _capped_body(request: Request, headers: Mapping[str, str], limit: int) -> bytes:
+async def _capped_body(
+    request: Request, headers: Mapping[str, str], limit: int, allowance: BodyAllowance
+) -> bytes:
     too_large = RequestError("too-large", f"the body has more than {limit} bytes")
     declared = headers.get("content-length", "0")
     if declared.isdecimal() and int(declared) > limit:
         raise too_large
     chunks: list[bytes] = []
     size = 0
-    async for chunk in request.stream():
-        size += len(chunk)
-        if size > limit:
-            raise too_large
-        chunks.append(chunk)
+    try:
+        async for chunk in request.stream():
+            if size + len(chunk) > limit:
+                raise too_large
+            allowance.take(len(chunk))
+            size += len(chunk)
+            chunks.append(chunk)
+    except BaseException:
+        allowance.give_back(size)
+        raise
     return b"".join(chunks)
 
 

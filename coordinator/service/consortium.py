@@ -75,9 +75,7 @@ def publish(database: Database, log: GovernanceLog, party: str, key: SigningKey)
             stored.mark_policy_published(connection, bundle.policy_epoch, index)
         signed_policy = stored.newest_policy(connection, party)
         if signed_roll is None or signed_policy is None:
-            raise NotReadyError(
-                "no policy is installed: install one with `subrosa coordinator policy DIRECTORY`"
-            )
+            raise NotReadyError("no policy is installed: `subrosa coordinator init` installs the default one")
         policy = decode(PolicyBundle, signed_policy.payload)
         return Consortium(
             party=party,

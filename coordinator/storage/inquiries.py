@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass
 
-from sqlalchemy import delete, func, insert, select, update
+from sqlalchemy import delete, insert, select, update
 
 from coordinator.storage.database import Connection
 from coordinator.storage.tables import inquiries, inquiry_budgets, inquiry_messages, refused_inquiries
@@ -155,17 +155,13 @@ def find_refused(connection: Connection, inquiry_id: bytes) -> tuple[str, str] |
 def spent_budget(connection: Connection, requester: str, template: str, dataset: str, day: int) -> int:
     """Inquiries of this kind that ``requester`` has opened on ``day`` (unix days)."""
     table = inquiry_budgets
-    return (
-        connection.scalar(
-            select(func.sum(table.c.spent)).where(
-                table.c.requester == requester,
-                table.c.template == template,
-                table.c.dataset == dataset,
-                table.c.day == day,
-            )
-        )
-        or 0
+    query = select(table.c.spent).where(
+        table.c.requester == requester,
+        table.c.template == template,
+        table.c.dataset == dataset,
+        table.c.day == day,
     )
+    return connection.scalar(query) or 0
 
 
 def reserve_budget(connection: Connection, requester: str, template: str, dataset: str, day: int) -> None:

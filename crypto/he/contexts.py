@@ -60,7 +60,7 @@ class RequesterKey:
         return cls(context)
 
     def public_context(self) -> bytes:
-        """Parameters and public key, nothing else: what :func:`load_public_context` accepts (about 103 kB)."""
+        """Parameters and public key, nothing else: what :func:`load_public_context` accepts (about 86 kB)."""
         serialised: bytes = self._context.serialize(
             save_public_key=True, save_secret_key=False, save_galois_keys=False, save_relin_keys=False
         )

@@ -63,6 +63,6 @@ def _load(native: Any, serialised: bytes) -> Any:
         raise InvalidEncodingError(f"a vector of {vector.size()} integers, not {RING}")
     (ciphertext,) = vector.ciphertext()
     # Two polynomials at the data level: anything else is no fresh encryption, and adding it would not be exact.
-    if ciphertext.size() != 2 or ciphertext.coeff_modulus_size() != 2 or ciphertext.is_ntt_form():
+    if ciphertext.size() != 2 or ciphertext.coeff_modulus_size() != 1 or ciphertext.is_ntt_form():
         raise InvalidEncodingError("not a fresh ciphertext")
     return vector

@@ -30,10 +30,16 @@ NEXT: dict[tuple[str, str], str] = {
     ("unknown", "inquiry-intent"): "permitted",
     ("unknown", "inquiry-refusal"): "refused",
     ("refused", "inquiry-refusal"): "refused",
+    ("refused", "inquiry-intent"): "permitted",
     ("permitted", "inquiry-veto"): "vetoed",
     ("vetoed", "inquiry-veto"): "vetoed",
     ("permitted", "inquiry-expired"): "expired",
     ("permitted", "inquiry-outcome"): "closed",
+    # Asking the same again may be refused at any time and changes nothing.
+    ("permitted", "inquiry-refusal"): "permitted",
+    ("vetoed", "inquiry-refusal"): "vetoed",
+    ("expired", "inquiry-refusal"): "expired",
+    ("closed", "inquiry-refusal"): "closed",
 }
 
 

@@ -3,19 +3,25 @@
 from __future__ import annotations
 
 import hmac
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Mapping
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Header
 from pydantic import BaseModel, ConfigDict, Field
 
-from governance.messages.problems import RequestError
+from governance.messages.index import MAX_LABELS
+from governance.messages.problems import ProblemError, RequestError
+from governance.policy.parameters import tier_for
 from governance.purposes import Purpose, Quota
+from member_node.client.ports import PartyUnreachableError
 from member_node.node import MemberNode
 from member_node.secret_files import TOKEN_FILE, read_secret
 from member_node.service.contribution import Finding
+from member_node.storage.questions import InquiryRecord
 
 MAX_TEXT = 256
+MAX_INQUIRIES = 1000
 MAX_VALUES = 100_000
 
 
@@ -24,11 +30,12 @@ class _Body(BaseModel):
 
 
 class LookupBody(_Body):
-    """One value to look up."""
+    """One value to look up. ``now_ms``: business time in unix milliseconds (0: the clock) that labels are valid at."""
 
     kind: str = Field(max_length=32)
     value: str = Field(max_length=MAX_TEXT)
     purpose: str = Purpose.INVESTIGATION.value
+    now_ms: int = Field(default=0, ge=0)
 
 
 class EnrolBody(_Body):
@@ -38,7 +45,7 @@ class EnrolBody(_Body):
     values: list[str] = Field(max_length=MAX_VALUES)
 
 
-class IndicatorBody(_Body):
+class FindingBody(_Body):
     """One finding; times in unix milliseconds of business time."""
 
     kind: str = Field(max_length=32)
@@ -47,6 +54,29 @@ class IndicatorBody(_Body):
     distinct_victims: int = Field(ge=0, lt=10**6)
     first_seen_ms: int = Field(ge=0)
     last_seen_ms: int = Field(ge=0)
+
+    def finding(self) -> Finding:
+        """The finding as the service takes it."""
+        return Finding(
+            self.kind,
+            self.value,
+            self.typology,
+            self.distinct_victims,
+            self.first_seen_ms,
+            self.last_seen_ms,
+        )
+
+
+class IndicatorBody(FindingBody):
+    """One finding, contributed at ``now_ms`` of business time."""
+
+    now_ms: int = Field(ge=0)
+
+
+class IndicatorsBody(_Body):
+    """Many findings, contributed at ``now_ms`` of business time."""
+
+    findings: list[FindingBody] = Field(max_length=MAX_LABELS)
     now_ms: int = Field(ge=0)
 
 
@@ -61,6 +91,21 @@ class SyncBody(_Body):
     """``now_ms``: business time in unix milliseconds."""
 
     now_ms: int = Field(default=0, ge=0)
+
+
+def ledger_row(record: InquiryRecord, outcomes_sent: Mapping[bytes, bool]) -> dict[str, Any]:
+    """What a member knows of one inquiry; ``outcome_logged`` is null unless it asked and has the aggregate."""
+    return {
+        "inquiry_id": record.inquiry_id.hex(),
+        "requester": record.requester,
+        "first_day": record.first_day,
+        "last_day": record.last_day,
+        "decided_at": record.decided_at,
+        "takes_part": not record.refusal,
+        "refusal": record.refusal,
+        "contributed": bool(record.contribution),
+        "outcome_logged": outcomes_sent.get(record.inquiry_id),
+    }
 
 
 def operator_check(node: MemberNode) -> Callable[[str], None]:
@@ -107,9 +152,15 @@ def bank_router(node: MemberNode) -> APIRouter:
         if report.invalid:
             raise RequestError("invalid-indicator", f"{body.kind}: {report.invalid[body.value]}", node.party)
         labels = node.index.evidence(body.kind, [body.value]).get(body.value, ())
+        now_ms = body.now_ms or int(time.time() * 1000)
+        victims = sum(each.distinct_victims for each in labels if each.issued_at <= now_ms < each.expires_at)
+        tier = tier_for(node.consortium.policy, victims)
         return {
             "kind": body.kind,
             "asked_consortium": report.evaluated > 0,
+            "now_ms": now_ms,
+            "distinct_victims": victims,
+            "tier": None if tier is None else {"name": tier.name, "verdict": tier.verdict},
             "labels": [
                 {
                     "contributor": label.contributor,
@@ -134,15 +185,13 @@ def bank_router(node: MemberNode) -> APIRouter:
     @router.post("/indicators")
     def contribute(body: IndicatorBody) -> dict[str, Any]:
         """Contribute one indicator to the index."""
-        finding = Finding(
-            body.kind,
-            body.value,
-            body.typology,
-            body.distinct_victims,
-            body.first_seen_ms,
-            body.last_seen_ms,
-        )
-        return {"accepted": node.contribution.contribute([finding], body.now_ms)}
+        return {"accepted": node.contribution.contribute([body.finding()], body.now_ms)}
+
+    @router.post("/indicators/batch")
+    def contribute_batch(body: IndicatorsBody) -> dict[str, Any]:
+        """Contribute many indicators at once."""
+        findings = [each.finding() for each in body.findings]
+        return {"accepted": node.contribution.contribute(findings, body.now_ms)}
 
     @router.post("/inquiries")
     def ask(body: InquiryBody) -> dict[str, Any]:
@@ -162,6 +211,33 @@ def bank_router(node: MemberNode) -> APIRouter:
                 }
                 for day, cell in zip(days, cells, strict=True)
             ],
+        }
+
+    @router.get("/inquiries")
+    def inquiries() -> dict[str, Any]:
+        """The member's own ledger: the newest inquiries it has decided on."""
+        sent = node.questions.outcomes_sent()
+        return {"inquiries": [ledger_row(each, sent) for each in node.questions.inquiries(MAX_INQUIRIES)]}
+
+    @router.get("/inquiries/{identifier}")
+    def inquiry(identifier: str) -> dict[str, Any]:
+        """One inquiry of the ledger, with the state the coordinator gives."""
+        try:
+            record = node.questions.inquiry(bytes.fromhex(identifier))
+        except ValueError as error:
+            raise RequestError("malformed", "an inquiry's id is 64 hexadecimal digits") from error
+        if record is None:
+            raise RequestError("not-found", "this member has decided on no such inquiry", node.party)
+        row = ledger_row(record, node.questions.outcomes_sent())
+        try:
+            status = node.coordinator.inquiry_status(record.inquiry_id, 0.0)
+        except (PartyUnreachableError, ProblemError) as error:
+            return row | {"state": "unknown", "state_reason": str(error), "waiting_for": [], "cohort": []}
+        return row | {
+            "state": status.state,
+            "state_reason": "",
+            "waiting_for": status.waiting_for,
+            "cohort": status.cohort,
         }
 
     @router.post("/totals")

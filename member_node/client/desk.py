@@ -7,11 +7,21 @@ from typing import Any
 
 import httpx
 
+from governance.messages.codec import MalformedError
+from governance.messages.problems import Problem, ProblemError, parse_problem
+
 TOKEN_FILE = "operator.token"  # noqa: S105 - the name of a file, not a secret
 
 
 class DeskError(RuntimeError):
-    """A member node refused or failed a call of its own bank; the text names the bank and the reason."""
+    """A member node refused or failed a call of its own bank; the text names the bank, the reason and the fix.
+
+    ``problem``: what the node answered, None if that was no problem document.
+    """
+
+    def __init__(self, text: str, problem: Problem | None = None) -> None:
+        super().__init__(text)
+        self.problem = problem
 
 
 class BankUnreachableError(DeskError):
@@ -50,6 +60,20 @@ class BankDesk:
         except httpx.TransportError as error:
             raise BankUnreachableError(f"{self.party} does not answer {path}: {error!r}") from error
         if response.is_error:
-            raise DeskError(f"{self.party} refused {path}: {response.status_code} {response.text[:500]}")
-        answer: dict[str, Any] = response.json()
+            raise self._refusal(path, response)
+        try:
+            answer = response.json()
+        except ValueError as error:
+            raise DeskError(
+                f"{self.party} did not answer {path} in JSON: another program listens at its address"
+            ) from error
+        if not isinstance(answer, dict):
+            raise DeskError(f"{self.party} did not answer {path} with a JSON object")
         return answer
+
+    def _refusal(self, path: str, response: httpx.Response) -> DeskError:
+        try:
+            problem = parse_problem(response.content)
+        except MalformedError:
+            return DeskError(f"{self.party} refused {path}: {response.status_code} {response.text[:500]}")
+        return DeskError(f"{self.party} refused {path}: {ProblemError(problem)}", problem)

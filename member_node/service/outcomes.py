@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from governance.indicators import InvalidIndicatorError, Kind, normalise_batch
 from governance.messages.policy import PolicyBundle
-from governance.messages.problems import ProblemError
+from governance.messages.problems import ProblemError, RequestError
 from governance.policy.decision import RefusedError
 from member_node.client.ports import NotMaturedError, PartyUnreachableError
 from member_node.service.contribution import BrokenReceiptError, Finding
@@ -34,6 +34,7 @@ CONTRIBUTION_FAILURES = (
     PartyUnreachableError,
     ProblemError,
     RefusedError,
+    RequestError,
 )
 TYPOLOGIES: Mapping[str, str] = {
     Kind.TERMINAL: "point-of-compromise",

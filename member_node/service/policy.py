@@ -191,7 +191,8 @@ class Consortium:
     def require_fresh(self) -> TrustedLog:
         """The log under a checkpoint no older than the policy allows, else :class:`RequestError` ``stale-checkpoint``.
 
-        From half of the allowed age on, a new checkpoint is fetched first.
+        From half of the allowed age on, a new checkpoint is fetched first; one that contradicts what was seen before
+        raises :class:`RequestError` ``invalid-proof``.
         """
         max_age = self._max_age()
         age = self.checkpoint_age()
@@ -199,8 +200,11 @@ class Consortium:
         if age is None or age > max_age // 2:
             try:
                 return self.catch_up()
-            except (PartyUnreachableError, ProblemError, LogFollowError) as error:
+            except (PartyUnreachableError, ProblemError, StaleCheckpointError) as error:
                 reason = f" ({error})"
+            except LogFollowError as error:
+                # A fork, a rollback, a note nobody signed: not a matter of age, so the old belief does not help.
+                raise RequestError("invalid-proof", str(error), self.anchors.coordinator) from error
         log = self._log
         try:
             log.require_fresh(now=self._clock(), max_age=max_age)

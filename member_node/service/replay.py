@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 from governance.log.follow import LogFollowError
 from governance.messages.codec import MalformedError
 from governance.messages.policy import PolicyBundle
-from governance.messages.problems import ProblemError
+from governance.messages.problems import ProblemError, RequestError
 from governance.policy.decision import RefusedError
 from member_node.client.ports import NotMaturedError, PartyUnreachableError
 from member_node.service.counts import ConsortiumCounts, PublicDirectory
@@ -69,6 +69,7 @@ SHARE_FAILURES = (
     PartyUnreachableError,
     ProblemError,
     RefusedError,
+    RequestError,
 )
 
 

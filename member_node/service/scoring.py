@@ -17,7 +17,9 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
+from governance.messages.problems import ProblemError, RequestError
 from governance.policy.decision import RefusedError
+from member_node.client.ports import PartyUnreachableError
 from member_node.service.counts import ConsortiumCounts
 from member_node.service.evidence import (
     KindEvidence,
@@ -44,7 +46,14 @@ from scoring.verdicts import VERDICT_LABELS, TierTable
 LOGGER = logging.getLogger(__name__)
 EVENTS, OUTCOMES = "events", "outcomes"
 # The consortium is out of reach for a lookup; the bank scores on without it and says so in the verdict.
-UNREACHABLE = (ConsortiumUnavailableError, NotJoinedError, RefusedError)
+UNREACHABLE = (
+    ConsortiumUnavailableError,
+    NotJoinedError,
+    PartyUnreachableError,
+    ProblemError,
+    RefusedError,
+    RequestError,
+)
 
 
 class Engine(Protocol):

@@ -61,6 +61,19 @@ class QuestionStore:
             row = connection.execute(query).first()
         return None if row is None else InquiryRecord(*row)
 
+    def inquiries(self, limit: int) -> list[InquiryRecord]:
+        """The newest ``limit`` inquiries this member has decided on, newest first."""
+        newest = (INQUIRIES.c.decided_at.desc(), INQUIRIES.c.inquiry_id)
+        query = select(*_INQUIRY_COLUMNS).order_by(*newest).limit(limit)
+        with self._database.read() as connection:
+            return [InquiryRecord(*row) for row in connection.execute(query)]
+
+    def outcomes_sent(self) -> dict[bytes, bool]:
+        """Inquiries this member asked and has the aggregate of: whether the coordinator has logged the outcome."""
+        query = select(AGGREGATES.c.inquiry_id, AGGREGATES.c.outcome_sent)
+        with self._database.read() as connection:
+            return {bytes(row[0]): bool(row[1]) for row in connection.execute(query)}
+
     def decided_since(self, requester: str, since: int) -> int:
         """Inquiries of ``requester`` this member took part in and decided on since the unix second ``since``."""
         query = (

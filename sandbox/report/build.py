@@ -11,16 +11,9 @@ from pathlib import Path
 from string import Template
 from typing import Any
 
+from sandbox.report.evidence import exactness_section, growth_section, tier_section
 from sandbox.report.markup import Markup, Missing, join, paragraph, section
-from sandbox.report.measured import (
-    Drawings,
-    exactness_section,
-    gap_closed,
-    growth_section,
-    headline_section,
-    money_section,
-    tier_section,
-)
+from sandbox.report.measured import Drawings, gap_closed, headline_section, money_section
 from sandbox.report.record import RunRecord
 from sandbox.report.traffic import calls_asked
 from sandbox.report.witnessed import audit_section, requests_section, run_section, seen_section

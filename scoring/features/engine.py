@@ -74,7 +74,7 @@ class FeatureMatrix:
 
 @dataclass(frozen=True)
 class EngineSize:
-    """What an engine holds now: entities and events per entity kind, event records, outcomes to come, bytes reserved."""
+    """What an engine holds: entities and events per entity kind, event records, outcomes to come, bytes."""
 
     entities: Mapping[str, int]
     events: Mapping[str, int]

@@ -103,7 +103,7 @@ def _bucket(key: np.uint64, buckets: int) -> int:
     place = np.int64(h & np.uint64(power - 1))
     if place >= buckets:
         place -= power // 2
-    return place
+    return int(place)
 
 
 @_compiled
@@ -113,7 +113,7 @@ def _look(
     slot = heads[_bucket(key, buckets)]
     while slot >= 0 and keys[slot] != key:
         slot = chain[slot]
-    return slot
+    return int(slot)
 
 
 @_compiled

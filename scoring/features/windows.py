@@ -129,7 +129,7 @@ class EntityWindows:
         if owned is not None:
             entity[~owned] = kernel.FOREIGN_ENTITY
         self._open(entity, records)
-        rows = {
+        rows: dict[int, NDArray[Any]] = {
             kernel.ROW_ENTITY: entity,
             kernel.ROW_TIME: np.ascontiguousarray(time_us),
             kernel.ROW_VALUE: _columns(

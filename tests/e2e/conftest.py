@@ -40,7 +40,12 @@ def sandbox_run() -> Iterator[SandboxRun]:
     ]
     try:
         run = subprocess.run(
-            command, capture_output=True, text=True, timeout=420, check=False, env={**os.environ, "COLUMNS": "140"}
+            command,
+            capture_output=True,
+            text=True,
+            timeout=420,
+            check=False,
+            env={**os.environ, "COLUMNS": "140"},
         )
         printed = run.stdout + run.stderr
         assert run.returncode == 0, printed[-6000:]

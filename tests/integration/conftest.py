@@ -46,7 +46,10 @@ class FixedStatistic:
         if last_day > self.matured:
             raise NotMaturedError(self.matured)
         self.asked.append((first_day, last_day))
-        days = [np.random.default_rng([self.seed, day]).integers(0, 4, self.cells) for day in range(first_day, last_day + 1)]
+        days = [
+            np.random.default_rng([self.seed, day]).integers(0, 4, self.cells)
+            for day in range(first_day, last_day + 1)
+        ]
         return np.array(days, dtype=np.int64)
 
 
@@ -80,6 +83,7 @@ class Consortium:
         self.nodes: dict[str, MemberNode] = {}
         self.statistics: dict[str, FixedStatistic] = {}
         self._served: dict[str, Served] = {}
+        self._desks: dict[str, BankDesk] = {}
         self._set_up(capture)
 
     def _set_up(self, capture: bool) -> None:
@@ -151,13 +155,19 @@ class Consortium:
         self._served.pop(name).stop()
 
     def stop(self) -> None:
+        for desk in self._desks.values():
+            desk.close()
         for name in [*self.names, "coordinator"]:
             if name in self._served:
                 self._served.pop(name).stop()
 
     def desk(self, name: str) -> BankDesk:
-        """The bank-internal API of a member."""
-        return BankDesk(name, f"http://{HOST}:{self.ports[name]}", self.path / name, timeout=60)
+        """The bank-internal API of a member; closed with the consortium."""
+        if name not in self._desks:
+            self._desks[name] = BankDesk(
+                name, f"http://{HOST}:{self.ports[name]}", self.path / name, timeout=60
+            )
+        return self._desks[name]
 
 
 def _free_ports(count: int) -> list[int]:

@@ -275,7 +275,7 @@ def close(actual: float, expected: float, scale: float) -> bool:
     return abs(actual - expected) <= 1e-9 * max(1.0, scale)
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=80, deadline=None)
 @given(streams())
 def test_every_feature_is_what_the_oracle_says(stream: tuple[list[Event], list[tuple[int, Known]]]) -> None:
     events, known = stream
@@ -304,7 +304,7 @@ def test_every_feature_is_what_the_oracle_says(stream: tuple[list[Event], list[t
                 assert actual == wanted or (math.isnan(actual) and math.isnan(wanted)), name
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=30, deadline=None)
 @given(streams(), st.data())
 def test_batches_and_shards_change_no_bit(
     stream: tuple[list[Event], list[tuple[int, Known]]], data: st.DataObject
@@ -323,7 +323,7 @@ def test_batches_and_shards_change_no_bit(
         assert np.array_equal(joined.disposition, matrix.disposition)
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=25, deadline=None)
 @given(streams(), st.data())
 def test_a_restored_state_continues_bit_identically(
     stream: tuple[list[Event], list[tuple[int, Known]]], data: st.DataObject

@@ -180,6 +180,22 @@ def test_oversized_bodies_are_not_read(idle, start):
     assert len(read) < 10
 
 
+def test_bodies_share_one_allowance(consortium):
+    allowance = consortium.app.state.allowance
+    free = allowance._free
+    body = encode(consortium.batch(consortium.label("bank-a")))
+    assert consortium.send("bank-a", "POST", LABELS, body).status == 200
+    consortium.send("bank-a", "POST", LABELS, bytes(17 * 2**20))
+    assert allowance._free == free
+    allowance.take(free - 10)
+    answer = consortium.send("bank-a", "POST", LABELS, body)
+    assert (answer.status, answer.problem().name, answer.signed) == (503, "unavailable", True)
+    assert consortium.send("bank-a", "GET", "/v1/membership").status == 200
+    allowance.give_back(free - 10)
+    assert consortium.send("bank-a", "POST", LABELS, body).status == 200
+    assert allowance._free == free
+
+
 def test_what_is_unexpected_says_nothing(consortium, monkeypatch, caplog):
     def broken(*_: object) -> None:
         raise ZeroDivisionError("secret 42")

@@ -216,6 +216,12 @@ def test_commands(tmp_path):
     assert "bank-a: is admitted already" in again.output
     (tmp_path / "card.json").write_text("{}")
     assert runner.invoke(app, arguments).exit_code == 1
+    (tmp_path / "terminals.txt").write_text("T1\nT2\nT3\n")
+    result = runner.invoke(app, ["directory", str(tmp_path / "terminals.txt"), "--directory", directory])
+    assert result.output.startswith("terminals: 3 entries, SHA-256 ")
+    (tmp_path / "terminals.txt").write_text("")
+    result = runner.invoke(app, ["directory", str(tmp_path / "terminals.txt"), "--directory", directory])
+    assert result.exit_code == 1
     result = runner.invoke(app, ["serve", "--directory", str(tmp_path / "nowhere")])
     assert result.exit_code == 1
     assert "coordinator init" in result.output

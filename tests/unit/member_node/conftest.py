@@ -7,6 +7,8 @@
 from __future__ import annotations
 
 import secrets
+import shutil
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -92,7 +94,15 @@ class Chair:
         self.policy = default_bundle()
         holders = enumerate(sorted(banks), start=1)
         parties = [
-            RollEntry(party=p, name=p, role="member", verify_key=banks[p].verify_key, url="", share_index=i, joined_epoch=1)
+            RollEntry(
+                party=p,
+                name=p,
+                role="member",
+                verify_key=banks[p].verify_key,
+                url="",
+                share_index=i,
+                joined_epoch=1,
+            )
             for i, p in holders
         ]
         parties.append(
@@ -132,7 +142,9 @@ class Chair:
         size = self.tree.size
         checkpoint = Checkpoint(ORIGIN, size, self.tree.root(), self.clock.now)
         proof = self.tree.consistency_proof(since, size) if 0 < since < size else []
-        return CheckpointUpdate(note=sign_checkpoint(checkpoint, self.log_key), first_size=since, consistency=list(proof))
+        return CheckpointUpdate(
+            note=sign_checkpoint(checkpoint, self.log_key), first_size=since, consistency=list(proof)
+        )
 
     def logged(self, index: int) -> LoggedEntry:
         salt, body = self.entries[index]
@@ -171,7 +183,9 @@ class ChairPort:
 
     def log(self, first: int, count: int, since: int) -> LogPage:
         def make() -> LogPage:
-            entries = [self.chair.logged(i) for i in range(first, min(first + count, len(self.chair.entries)))]
+            entries = [
+                self.chair.logged(i) for i in range(first, min(first + count, len(self.chair.entries)))
+            ]
             return LogPage(checkpoint=self.chair.update(since), entries=entries)
 
         return self._answer("log", make)
@@ -191,7 +205,9 @@ class ChairPort:
                 kinds=sorted({decode(SealedLabel, each.payload).kind for each in submission.labels}),
             )
             index = chair.append(entry)
-            chair.deltas.append(Delta(number=entry.number, labels=submission.labels, entry=chair.logged(index)))
+            chair.deltas.append(
+                Delta(number=entry.number, labels=submission.labels, entry=chair.logged(index))
+            )
             return self._sign(
                 Receipt(
                     contributor=self.caller,
@@ -226,7 +242,9 @@ class ChairPort:
             chair = self.chair
             identifier = inquiry_id(opening.inquiry.payload)
             inquiry = decode(Inquiry, opening.inquiry.payload)
-            intent = intent_entry(opening.inquiry, at=chair.clock.now, cohort=chair.cohort, rule="members-inquire")
+            intent = intent_entry(
+                opening.inquiry, at=chair.clock.now, cohort=chair.cohort, rule="members-inquire"
+            )
             progress = InquiryProgress(identifier, self.caller, tuple(chair.cohort), inquiry.cells)
             chair.inquiries[identifier] = {
                 "opening": opening,
@@ -256,8 +274,12 @@ class ChairPort:
 
     def tasks(self, wait: float, since: int) -> InquiryTasks:
         def make() -> InquiryTasks:
-            waiting = [i for i, known in self.chair.inquiries.items() if self.caller in known["progress"].waiting_for]
-            live = [i for i in waiting if self.chair.inquiries[i]["progress"].state in ("keys", "contributions")]
+            waiting = [
+                i for i, known in self.chair.inquiries.items() if self.caller in known["progress"].waiting_for
+            ]
+            live = [
+                i for i in waiting if self.chair.inquiries[i]["progress"].state in ("keys", "contributions")
+            ]
             return InquiryTasks(tasks=[self._task(each, since) for each in live])
 
         return self._answer("tasks", make)
@@ -285,6 +307,8 @@ class ChairPort:
         return self._accept("outcome", Outcome, inquiry_id, envelope)
 
     def inquiry_status(self, inquiry_id: bytes, wait: float) -> InquiryStatus:
+        time.sleep(0.005)
+
         def make() -> InquiryStatus:
             known = self.chair.inquiries[inquiry_id]
             progress = known["progress"]
@@ -296,7 +320,9 @@ class ChairPort:
                 waiting_for=progress.waiting_for,
                 vetoes=[known["veto"][each] for each in sorted(known["veto"])],
                 mask_keys=[known["mask_key"][each] for each in sorted(known["mask_key"])],
-                contributions=[known["contribution"][each] for each in sorted(known["contribution"])] if done else [],
+                contributions=[known["contribution"][each] for each in sorted(known["contribution"])]
+                if done
+                else [],
             )
 
         return self._answer("status", make)
@@ -342,7 +368,9 @@ class Bank:
         self.database = database = Database(f"sqlite:///{self.path / self.party}.sqlite3")
         self.port = ChairPort(chair, self.party)
         storage = StorageKey(self.storage_key, secrets.token_bytes)
-        anchors = Anchors(self.party, self.key.verify_key, "coordinator", chair.key.verify_key, chair.log_verifier_key)
+        anchors = Anchors(
+            self.party, self.key.verify_key, "coordinator", chair.key.verify_key, chair.log_verifier_key
+        )
         own = [OwnShare(s.epoch, s.kind_group, s.generation, s.index, s.public_share()) for s in self.shares]
         self.consortium = Consortium(anchors, self.port, TrustStore(database), clock, own)
         self.evaluations, self.labels = EvaluationStore(database), LabelStore(database)
@@ -359,7 +387,14 @@ class Bank:
         )
         self.index = IndexMirror(self.consortium, self.port, self.labels, cache, self.faults, clock=clock)
         self.contribution = ContributionService(
-            self.key, self.consortium, self.port, self.lookup, self.labels, self.faults, clock=clock, random=random
+            self.key,
+            self.consortium,
+            self.port,
+            self.lookup,
+            self.labels,
+            self.faults,
+            clock=clock,
+            random=random,
         )
         self.inquiry = InquiryService(
             self.key,
@@ -417,7 +452,7 @@ class DirectHolder:
 class World:
     """``members`` banks (bank-a, bank-b, ...) and their coordinator."""
 
-    def __init__(self, path: Path, members: int) -> None:
+    def __init__(self, path: Path, members: int, migrated: Path) -> None:
         self.clock = Clock()
         self.names = [f"bank-{chr(ord('a') + i)}" for i in range(members)]
         identities = {name: SigningKey(secrets.token_bytes(32)) for name in self.names}
@@ -446,6 +481,7 @@ class World:
         self.chair = Chair(self.clock, identities, public)
         self.banks: dict[str, Bank] = {}
         for number, name in enumerate(self.names):
+            shutil.copy(migrated, path / f"{name}.sqlite3")
             self.banks[name] = Bank(self, name, identities[name], [shares[number] for shares in dealt], path)
         for bank in self.banks.values():
             bank.consortium.refresh()
@@ -468,17 +504,25 @@ class World:
             bank.close()
 
 
+@pytest.fixture(scope="session")
+def migrated(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An empty database at the newest schema, to be copied: migrating takes longer than most tests."""
+    path = tmp_path_factory.mktemp("migrated") / "empty.sqlite3"
+    Database(f"sqlite:///{path}").close()
+    return path
+
+
 @pytest.fixture
-def world(tmp_path: Path) -> Iterator[World]:
+def world(tmp_path: Path, migrated: Path) -> Iterator[World]:
     """Three banks, threshold two."""
-    made = World(tmp_path, 3)
+    made = World(tmp_path, 3, migrated)
     yield made
     made.close()
 
 
 @pytest.fixture
-def world_of_four(tmp_path: Path) -> Iterator[World]:
+def world_of_four(tmp_path: Path, migrated: Path) -> Iterator[World]:
     """Four banks, threshold three."""
-    made = World(tmp_path, 4)
+    made = World(tmp_path, 4, migrated)
     yield made
     made.close()

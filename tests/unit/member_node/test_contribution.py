@@ -7,7 +7,7 @@ import pytest
 from governance.indicators import InvalidIndicatorError
 from governance.messages.codec import decode
 from governance.messages.index import Receipt, SealedLabel
-from governance.messages.problems import ProblemError, RequestError
+from governance.messages.problems import ProblemError, RequestError, make_problem
 from governance.messages.signed import sign_message
 from governance.policy.decision import RefusedError
 from member_node.service.contribution import BrokenReceiptError, Finding
@@ -39,7 +39,11 @@ def test_findings_on_one_indicator_become_one_label_and_invalid_ones_none(world)
 
 
 def test_kinds_of_several_groups_are_submitted_apart(world):
-    findings = [finding("T1"), finding("ACC1234567", kind="account"), finding("x.example", kind="email_domain")]
+    findings = [
+        finding("T1"),
+        finding("ACC1234567", kind="account"),
+        finding("x.example", kind="email_domain"),
+    ]
     assert world.banks["bank-a"].contribution.contribute(findings, 5_000) == 3
     assert len(world.chair.deltas) == 3
 
@@ -54,7 +58,9 @@ def test_impossible_findings_are_refused(world, wrong):
 
 
 def test_the_own_policy_denies_before_anything_is_sent(world):
-    rules = world.chair.policy.cedar.replace('context.purpose == "indicator-sharing"', 'context.purpose == "oversight"')
+    rules = world.chair.policy.cedar.replace(
+        'context.purpose == "indicator-sharing"', 'context.purpose == "oversight"'
+    )
     world.set_policy(cedar=rules)
     with pytest.raises(RefusedError):
         world.banks["bank-a"].contribution.contribute([finding()], 5_000)
@@ -108,19 +114,9 @@ def test_a_promise_that_is_not_kept_is_reported_until_it_is(world):
 
 def test_a_coordinator_that_refuses_is_heard(world):
     bank = world.banks["bank-a"]
-    original = bank.port.submit_labels
 
-    def refuse(submission):
-        original_answer = world.chair.distort
-        world.chair.distort = {"submit_labels": lambda _: (_ for _ in ()).throw(RequestError("too-large", "no"))}
-        try:
-            return original(submission)
-        except RequestError as error:
-            from governance.messages.problems import problem_for
-
-            raise ProblemError(problem_for(error), "coordinator") from error
-        finally:
-            world.chair.distort = original_answer
+    def refuse(_submission):
+        raise ProblemError(make_problem("too-large", "fewer, please", "bank-a"), "coordinator")
 
     bank.port.submit_labels = refuse
     with pytest.raises(ProblemError, match="too large"):

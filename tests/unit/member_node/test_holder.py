@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import secrets
+from collections import Counter
 
 import msgspec
 import pytest
@@ -12,12 +13,13 @@ from crypto.errors import CryptoError
 from crypto.threshold import ShareEvaluation, verify_evaluation
 from governance.budgets import BudgetExceededError
 from governance.members import MembershipError
-from governance.messages.codec import MalformedError, decode
+from governance.messages.codec import MalformedError
 from governance.messages.lookup import EvaluateRequest, EvaluateResponse, EvaluationTotals
 from governance.messages.policy import EvaluationBudget
-from governance.messages.problems import ProblemError, RequestError
+from governance.messages.problems import RequestError
 from governance.messages.signed import Signed, open_signed
 from governance.policy.decision import RefusedError
+from member_node.client.ports import PartyUnreachableError
 from member_node.service.holder import _Work
 from member_node.storage.evaluations import CountKey
 
@@ -37,7 +39,11 @@ def request(count: int = 3, **changes) -> EvaluateRequest:
 
 
 def refusals(bank) -> dict[str, int]:
-    return {row.key.refusal: row.requests for row in bank.evaluations.counts() if row.key.refusal}
+    counted: Counter[str] = Counter()
+    for row in bank.evaluations.counts():
+        if row.key.refusal:
+            counted[row.key.refusal] += row.requests
+    return dict(counted)
 
 
 def test_the_answer_is_signed_names_the_request_and_verifies_against_the_public_share(world):
@@ -202,16 +208,14 @@ def test_totals_hold_every_request_once_and_survive_a_failed_delivery(world):
     with pytest.raises(RefusedError):
         holder.holder.evaluate("bank-c", request(2, purpose="oversight"))
     assert holder.totals.is_due()
-    world.chair.distort["send_totals"] = lambda _: (_ for _ in ()).throw(ProblemError(None, "coordinator"))  # type: ignore[arg-type]
-    with pytest.raises((ProblemError, AttributeError)):
+    holder.port.down = True
+    with pytest.raises(PartyUnreachableError):
         holder.totals.send()
-    world.chair.distort.clear()
     holder.restart()
     holder.holder.evaluate("bank-a", request(1))
     world.clock.now += 10
     assert holder.totals.send() == 2
-    sent = [row for row in holder.evaluations.unsent_totals()]
-    assert sent == []
+    assert holder.evaluations.unsent_totals() == []
     assert holder.evaluations.counts() == []
     assert not holder.totals.is_due()
 
@@ -228,7 +232,6 @@ def test_signed_totals_say_what_was_asked(world):
     assert totals.period_start < totals.period_end
     ((caller, elements),) = [(each.caller, each.elements) for each in totals.counts]
     assert (caller, elements) == ("bank-a", 4)
-    assert decode(Signed, holder.evaluations.unsent_totals()[0][1]) if holder.evaluations.unsent_totals() else True
 
 
 def test_work_for_a_worker_does_not_print_the_share(world):

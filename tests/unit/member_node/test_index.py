@@ -7,7 +7,9 @@ import secrets
 import msgspec
 import pytest
 
-from governance.log.follow import ForkError, LogFollowError, RollbackError, StaleCheckpointError
+from crypto.merkle import MerkleTree
+from governance.log.follow import ForkError, RollbackError, StaleCheckpointError
+from governance.log.leaves import entry_leaf_hash
 from governance.messages.codec import decode
 from governance.messages.index import Label, SealedLabel
 from governance.messages.problems import RequestError
@@ -34,7 +36,9 @@ def test_an_indicator_that_arrives_later_is_matched_with_what_was_looked_up_befo
     contribute(world, "bank-a", "t-1")
     report = reader.index.sync(0)
     assert (report.deltas, report.labels, report.refused) == (1, 1, ())
-    assert [(match.kind, match.value, match.contributor) for match in report.matches] == [("terminal", "T1", "bank-a")]
+    assert [(match.kind, match.value, match.contributor) for match in report.matches] == [
+        ("terminal", "T1", "bank-a")
+    ]
     assert "T1" not in repr(report)
     evidence = reader.index.evidence("terminal", ["T1", "T2", "never-seen"])
     assert set(evidence) == {"T1"}
@@ -126,27 +130,23 @@ def test_a_forked_rolled_back_or_stale_log_is_refused(world):
         reader.index.sync(0)
 
 
-def test_another_history_is_a_fork(world, tmp_path):
+def test_another_history_is_a_fork(world):
     contribute(world, "bank-a", "T1")
     reader = world.banks["bank-b"]
     reader.index.sync(0)
     # The coordinator rewrites its log: the same size, another root.
     chair = world.chair
-    salt, body = chair.entries[0]
+    _, body = chair.entries[0]
     chair.entries[0] = (secrets.token_bytes(32), body)
-    from crypto.merkle import MerkleTree
-    from governance.log.leaves import entry_leaf_hash
-
     chair.tree = MerkleTree(entry_leaf_hash(s, b) for s, b in chair.entries)
     world.clock.now += 200
-    with pytest.raises((ForkError, RequestError)):
+    with pytest.raises(RequestError, match="signed two roots"):
         reader.index.sync(0)
     with pytest.raises(ForkError):
         reader.consortium.catch_up()
     contribute(world, "bank-a", "T2")
     with pytest.raises(ForkError):
         reader.consortium.catch_up()
-    assert isinstance(ForkError("", ("", "")), LogFollowError)
 
 
 def bad_label(world, **changes):
@@ -164,7 +164,9 @@ def bad_label(world, **changes):
         "issued_at": 10_000,
         "expires_at": 10_000 + DAY_MS,
     }
-    label = Label(typology="x", grade=changes.pop("grade", "confirmed"), distinct_victims=1, first_seen=1, last_seen=2)
+    label = Label(
+        typology="x", grade=changes.pop("grade", "confirmed"), distinct_victims=1, first_seen=1, last_seen=2
+    )
     sealed = seal_label(label, key, **(fields | changes), random=secrets.token_bytes)
     return sign_message(sealed, signer, world.banks[signer].key)
 
@@ -211,7 +213,13 @@ def test_all_sealed_labels_have_one_size_and_are_bound_to_their_fields(world):
     assert {len(each.sealed) for each in opened} == {SEALED_SIZE}
     key = world.banks["bank-a"].lookup.cached("terminal", "T1").label_key
     assert open_label(opened[0], key).grade == "confirmed"
-    for changes in ({"tag": b"t" * 16}, {"contributor": "bank-b"}, {"expires_at": 1}, {"kind": "merchant"}, {"epoch": 2}):
+    for changes in (
+        {"tag": b"t" * 16},
+        {"contributor": "bank-b"},
+        {"expires_at": 1},
+        {"kind": "merchant"},
+        {"epoch": 2},
+    ):
         assert open_label(msgspec.structs.replace(opened[0], **changes), key) is None
     kinds = frozenset({"terminal"})
     fine = check_sealed(opened[0], contributor="bank-a", epoch=1, kinds=kinds, max_life_ms=7 * DAY_MS)

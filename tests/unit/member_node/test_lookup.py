@@ -6,6 +6,7 @@ import msgspec
 import pytest
 
 from crypto.signing import SigningKey
+from crypto.threshold import KeyShare
 from governance.indicators import InvalidIndicatorError, normalise, oprf_input
 from governance.messages.codec import decode
 from governance.messages.lookup import EvaluateResponse
@@ -126,7 +127,9 @@ def test_an_answer_signed_by_somebody_else_is_refused(world):
 
     def forge(signed: Signed) -> Signed:
         return Signed(
-            signer="bank-b", payload=signed.payload, signature=stranger.sign(EvaluateResponse.CONTEXT, signed.payload)
+            signer="bank-b",
+            payload=signed.payload,
+            signature=stranger.sign(EvaluateResponse.CONTEXT, signed.payload),
         )
 
     world.banks["bank-b"].distort["evaluate"] = forge
@@ -153,7 +156,9 @@ def test_big_batches_are_cut_and_all_values_arrive(world):
     values = [f"B{number:05d}" for number in range(1200)]
     assert lookup.tags("terminal", values).evaluated == 1200
     assert all(lookup.tag_of("terminal", value) for value in values)
-    counts = {bank: sum(row.elements for row in world.banks[bank].evaluations.counts()) for bank in world.names}
+    counts = {
+        bank: sum(row.elements for row in world.banks[bank].evaluations.counts()) for bank in world.names
+    }
     assert counts["bank-a"] == 1200
     assert counts["bank-b"] + counts["bank-c"] == 1200
 
@@ -174,7 +179,9 @@ def test_a_caller_with_an_old_generation_refreshes_and_succeeds(world):
     for name in ("bank-b", "bank-c"):
         bank = world.banks[name]
         bank.shares = [
-            type(each)(each.epoch, each.kind_group, 2, each.index, each.secret) if each.kind_group == "terminals" else each
+            KeyShare(each.epoch, each.kind_group, 2, each.index, each.secret)
+            if each.kind_group == "terminals"
+            else each
             for each in bank.shares
         ]
         bank.restart()

@@ -270,9 +270,10 @@ def test_a_whole_run_against_plain_loops(banks):
         assert np.mean(np.isclose(history["spent_1d"].to_numpy(), spent)) > 0.98
         assert history["consortium_terminals_fraud_7d_all"].to_list() == counts
         assert history["consortium_terminals_fraud_7d_others"].to_list() == others
-        assert max(others) > 3
-        assert set(history["verdict"]) == {"allow", "challenge", "review", "block"}
-        assert (history["verdict"] != history["verdict_alone"]).any()
+        assert {"allow", "review", "block"} <= set(history["verdict"])
+    # The second bank has few victims of its own at the compromised terminal: it gains most.
+    assert max(others) > 3
+    assert (history["verdict"] == "block").sum() > (history["verdict_alone"] == "block").sum()
 
 
 def test_evidence_is_that_of_the_event_time(banks):

@@ -218,6 +218,15 @@ def test_outcomes_only_of_permitted_inquiries(
     refused(empty_log, tmp_path, "vetoed")
 
 
+def test_asking_again_may_be_refused_and_changes_nothing(sample_log: Any, tmp_path: Path) -> None:
+    refusal = next(entry for entry in sample_log.entries if entry_type(entry) == "inquiry-refusal")
+    for entry in [entry for entry in sample_log.entries if entry_type(entry) == "inquiry-intent"]:
+        changes = {"inquiry_id": entry.inquiry_id, "requester": entry.requester}
+        sample_log.add(msgspec.structs.replace(refusal, **changes))
+    report = verify_export(sample_log.export(tmp_path / "export"), sample_log.verifier)
+    assert report.inquiries == {"closed": 1, "expired": 1, "refused": 1, "vetoed": 1}
+
+
 def test_keys_of_the_roll_in_force_count(
     empty_log: Any, make_roll: Callable[..., Any], make_inquiry: Callable[..., Any], tmp_path: Path
 ) -> None:
