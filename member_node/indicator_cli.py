@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Any
@@ -26,8 +26,8 @@ from member_node.command_line import (
 )
 from member_node.indicator_file import (
     CellError,
+    Finding,
     IndicatorFile,
-    NumberedFinding,
     make_finding,
     read_indicators,
 )
@@ -144,35 +144,37 @@ def _value(argument: str) -> str:
 
 def _report_rejects(held: IndicatorFile, file: Path) -> Path | None:
     """Write FILE.rejects.csv and name the first bad rows; an old report of the same file goes away."""
-    from member_node.streams.files import write_rejects
-
     report = file.with_name(f"{file.name}.rejects.csv")
     try:
         if not held.rejects:
             report.unlink(missing_ok=True)
             return None
-        write_rejects(held.rejects, report)
+        # Loads polars, which a file without bad rows can do without.
+        from member_node.streams.files import Reject, write_rejects
+
+        write_rejects([Reject(row, each.column, each.reason) for row, each in held.rejects.items()], report)
     except OSError as error:
         raise CommandError(f"{report}: {error.strerror}") from error
-    for each in held.rejects[:5]:
-        typer.echo(f"{file.name}, row {each.row}, column {each.column}: {each.reason}", err=True)
+    for row, each in list(held.rejects.items())[:5]:
+        typer.echo(f"{file.name}, row {row}, column {each.column}: {each.reason}", err=True)
     typer.echo(f"{len(held.rejects)} rows are not contributed: all are named in {report}", err=True)
     return report
 
 
-def _contribute(desk: BankDesk, findings: Sequence[NumberedFinding], issued: int, file: Path) -> int:
+def _contribute(desk: BankDesk, findings: Mapping[int, Finding], issued: int, file: Path) -> int:
     accepted = 0
+    rows = list(findings)
     with _progress() as bar:
         task = bar.add_task("contributing", total=len(findings))
         for start in range(0, len(findings), BATCH):
-            batch = findings[start : start + BATCH]
+            batch = rows[start : start + BATCH]
             try:
                 answer = desk.post(
-                    "indicators/batch", findings=[asdict(each.finding) for each in batch], now_ms=issued
+                    "indicators/batch", findings=[asdict(findings[row]) for row in batch], now_ms=issued
                 )
             except DeskError:
                 bar.stop()
-                place = f"{file.name}, rows {batch[0].row} to {batch[-1].row}"
+                place = f"{file.name}, rows {batch[0]} to {batch[-1]}"
                 _tell_rest(place, accepted)
                 raise
             accepted += int(answer["accepted"])

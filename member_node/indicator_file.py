@@ -9,18 +9,16 @@ from __future__ import annotations
 import csv
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from governance.indicators import KIND_GROUPS, InvalidIndicatorError, NormalForm, normalise
 from member_node.command_line import CommandError, parse_time_ms
-from member_node.service.contribution import Finding
-from member_node.service.labels import MAX_TYPOLOGY_CHARACTERS
-from member_node.streams.files import Reject
 
 REQUIRED = ("kind", "value", "typology", "victims")
 OPTIONAL = ("first_seen", "last_seen")
 MAX_VICTIMS = 10**6
+MAX_TYPOLOGY_CHARACTERS = 48
 MAX_FILE_BYTES = 256 * 2**20
 
 # A word of a catalogue: free text could carry what must not leave the bank.
@@ -36,20 +34,24 @@ class CellError(ValueError):
         self.reason = reason
 
 
-@dataclass(frozen=True)
-class NumberedFinding:
-    """A finding and the row it stands in."""
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """One finding as the node's bank-internal API takes it; the value does not print."""
 
-    row: int
-    finding: Finding
+    kind: str
+    value: str = field(repr=False)
+    typology: str
+    distinct_victims: int
+    first_seen_ms: int
+    last_seen_ms: int
 
 
 @dataclass(frozen=True)
 class IndicatorFile:
-    """What a file held: good rows in their order, and why each other row is not among them."""
+    """What a file held, by row: good rows in their order, and what is wrong in each other one."""
 
-    findings: tuple[NumberedFinding, ...]
-    rejects: tuple[Reject, ...]
+    findings: dict[int, Finding]
+    rejects: dict[int, CellError]
 
 
 def read_indicators(path: Path, now_ms: int) -> IndicatorFile:
@@ -96,8 +98,8 @@ def make_finding(
 
 
 def _read_rows(lines: Sequence[str], header: Sequence[str], now_ms: int) -> IndicatorFile:
-    findings: list[NumberedFinding] = []
-    rejects: list[Reject] = []
+    findings: dict[int, Finding] = {}
+    rejects: dict[int, CellError] = {}
     first_row: dict[NormalForm, int] = {}
     for row, line in enumerate(lines[1:], start=2):
         if not line.strip():
@@ -109,11 +111,11 @@ def _read_rows(lines: Sequence[str], header: Sequence[str], now_ms: int) -> Indi
                     "value", f"is the same indicator as in row {first_row[form]}: keep one of them"
                 )
         except CellError as error:
-            rejects.append(Reject(row, error.column, error.reason))
+            rejects[row] = error
             continue
         first_row[form] = row
-        findings.append(NumberedFinding(row, finding))
-    return IndicatorFile(tuple(findings), tuple(rejects))
+        findings[row] = finding
+    return IndicatorFile(findings, rejects)
 
 
 def _read_row(line: str, header: Sequence[str], now_ms: int) -> tuple[Finding, NormalForm]:

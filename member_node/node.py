@@ -15,7 +15,14 @@ from governance.log.follow import LogFollowError
 from member_node.background import BackgroundLoop
 from member_node.client.coordinator import HttpCoordinator
 from member_node.client.key_holder import HttpKeyHolders
-from member_node.client.ports import CoordinatorPort, LocalStatistic, MapChunks, NotMaturedError, Random, map_in_turn
+from member_node.client.ports import (
+    CoordinatorPort,
+    LocalStatistic,
+    MapChunks,
+    NotMaturedError,
+    Random,
+    map_in_turn,
+)
 from member_node.client.signed_http import Caller, SignedHttp
 from member_node.compute.decryption import DecryptionChild
 from member_node.secret_files import StorageKey, load_key_shares, read_identity
@@ -118,7 +125,7 @@ class MemberNode:
         self.questions = QuestionStore(self.database)
         cache = TagCache(TagStore(self.database), self.storage)
         self.holder = HolderService(
-            self.key, self.consortium, shares, evaluations, clock=clock, random=random, map_chunks=map_chunks
+            self.key, self.consortium, shares, evaluations, clock=clock, random=random
         )
         self.lookup = LookupService(
             self.consortium,

@@ -205,14 +205,17 @@ def example_roll(bundle: PolicyBundle) -> MembershipRoll:
 
 def read_bundle(path: Path | None) -> PolicyBundle:
     """The bundle in ``path`` (the default one for None), or :class:`UnusableFileError`."""
-    return default_bundle() if path is None else _decode(path, PolicyBundle)
+    if path is None:
+        return default_bundle()
+    bundle: PolicyBundle = _decode(path, PolicyBundle)
+    return bundle
 
 
 def read_roll(path: Path, bundle: PolicyBundle) -> MembershipRoll:
     """A roll as JSON, or the parties of an exported log, whose data sets are then taken to have public directories."""
     try:
         if "group_keys" in _decode(path, dict[str, msgspec.Raw]):
-            roll = _decode(path, MembershipRoll)
+            roll: MembershipRoll = _decode(path, MembershipRoll)
         else:
             anchors = _decode(path, TrustAnchors)
             roll = _make_roll([(each.party, each.role) for each in anchors.parties], bundle)

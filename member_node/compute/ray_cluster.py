@@ -7,15 +7,17 @@ know, and the address is always explicit, because ``auto`` would join a neighbou
 
 from __future__ import annotations
 
+import ctypes
 import logging
 import os
 import secrets
 import shutil
+import signal
 import sys
 import tempfile
 import threading
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from ipaddress import ip_address
 from pathlib import Path
 from types import TracebackType
@@ -28,6 +30,7 @@ OBJECT_STORE_BYTES = 128 * 2**20
 # Ray puts Unix sockets below its folder, and their paths may not exceed 107 characters.
 TEMPORARY_ROOT = "/tmp"  # noqa: S108 - short on purpose; the folder below it is made by mkdtemp with mode 0700
 STOP_SECONDS = 4.0
+_SIGACTION_BYTES = 512  # more than any C library's struct sigaction
 # Read by Ray when it is imported (the first) or started; "cluster" off is what binds every listener to loopback.
 _LOOPBACK_SWITCH = "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"
 _SETTINGS: Mapping[str, str] = {
@@ -121,15 +124,16 @@ class RayCluster:
         before = {process.pid for process in _children()}
         try:
             ray = _import_ray()
-            ray.init(
-                address="local",
-                num_cpus=self._cpus,
-                object_store_memory=self._object_store_bytes,
-                include_dashboard=False,
-                configure_logging=False,
-                log_to_driver=False,
-                _temp_dir=str(self._folder),
-            )
+            with _own_signal_handlers():
+                ray.init(
+                    address="local",
+                    num_cpus=self._cpus,
+                    object_store_memory=self._object_store_bytes,
+                    include_dashboard=False,
+                    configure_logging=False,
+                    log_to_driver=False,
+                    _temp_dir=str(self._folder),
+                )
             self._processes = [process for process in _children() if process.pid not in before]
             outside = outside_listeners(self._processes)
             if outside:
@@ -162,6 +166,26 @@ class RayCluster:
         if self._folder is not None:
             shutil.rmtree(self._folder, ignore_errors=True)
             self._folder = None
+
+
+@contextmanager
+def _own_signal_handlers() -> Iterator[None]:
+    """Keep the process's handlers of SIGTERM and SIGINT.
+
+    Ray's core installs one that prints a stack and dies, so a member node would end without closing anything. Python
+    sets handlers in the main thread only, hence the C library's own call; the structure is saved and put back unread.
+    """
+    libc = ctypes.CDLL(None, use_errno=True)
+    saved = {number: ctypes.create_string_buffer(_SIGACTION_BYTES) for number in (signal.SIGTERM, signal.SIGINT)}
+    for number, action in saved.items():
+        if libc.sigaction(int(number), None, action):
+            raise OSError(ctypes.get_errno(), "sigaction")
+    try:
+        yield
+    finally:
+        for number, action in saved.items():
+            if libc.sigaction(int(number), action, None):
+                raise OSError(ctypes.get_errno(), "sigaction")
 
 
 def _import_ray() -> Any:

@@ -10,7 +10,6 @@ import hashlib
 import threading
 from collections import OrderedDict
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import msgspec
 
@@ -26,28 +25,12 @@ from governance.messages.problems import RequestError
 from governance.messages.signed import Signed, sign_message
 from governance.policy import requests
 from governance.purposes import Purpose, Quota
-from member_node.client.ports import Clock, MapChunks, Random, map_in_turn
+from member_node.client.ports import Clock, Random
 from member_node.service.policy import Consortium
 from member_node.storage.evaluations import CountKey, EvaluationStore
 
 REQUEST_ID_SIZE = 16
 REMEMBERED_ANSWERS = 32
-
-
-@dataclass(frozen=True)
-class _Work:
-    """One batch for a worker; it holds a key share, so it does not print."""
-
-    share: KeyShare
-    blinded: tuple[bytes, ...]
-    random: Random
-
-    def __repr__(self) -> str:
-        return "_Work(...)"
-
-
-def _evaluate(work: _Work) -> ShareEvaluation:
-    return evaluate_share(work.share, work.blinded, work.random)
 
 
 class HolderService:
@@ -62,7 +45,6 @@ class HolderService:
         *,
         clock: Clock,
         random: Random,
-        map_chunks: MapChunks = map_in_turn,
     ) -> None:
         self._party = consortium.anchors.party
         self._key = key
@@ -71,7 +53,6 @@ class HolderService:
         self._store = store
         self._clock = clock
         self._random = random
-        self._map_chunks = map_chunks
         self._answers: OrderedDict[tuple[str, bytes], tuple[bytes, Signed]] = OrderedDict()
         self._lock = threading.Lock()
 
@@ -102,8 +83,8 @@ class HolderService:
             self._count_refusal(key, decision.rule, len(blinded))
             decision.require()
         self._spend(key, request.epoch, len(blinded))
-        # The share of the whole batch goes to one worker: the proof covers the batch.
-        (evaluation,) = self._map_chunks(_evaluate, [_Work(share, tuple(blinded), self._random)])
+        # In this process always: another bank's request must not make this bank start its workers.
+        evaluation = evaluate_share(share, blinded, self._random)
         response = EvaluateResponse(
             request_id=request.request_id,
             request_digest=digest,

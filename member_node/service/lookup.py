@@ -50,6 +50,9 @@ from member_node.storage.trust import Fault, FaultStore
 BATCHES_IN_FLIGHT = 3
 MIN_BATCH = 512
 SILENT_SECONDS = 30.0
+# About eight seconds of this bank's own multiplications: from here on its other processes are worth starting.
+SPREAD_FROM = 16_384
+CHUNK = 512
 STALE_PROBLEMS = frozenset({"stale-epoch", "stale-policy"})
 
 
@@ -73,7 +76,7 @@ class LookupReport:
 
 @dataclass(frozen=True)
 class _Combine:
-    """Work for one worker; holds blinds and inputs, so it does not print."""
+    """Work for one worker; it holds blinds and inputs, so it does not print."""
 
     keys: PublicKeySet
     pending: PendingBatch
@@ -88,18 +91,14 @@ def _blind(work: tuple[Sequence[bytes], Random]) -> tuple[PendingBatch, tuple[by
     return blind(*work)
 
 
-def _verify(work: tuple[PublicKeySet, tuple[bytes, ...], ShareEvaluation]) -> str:
-    """Empty if the answer is right, else what is wrong with it."""
-    try:
-        verify_evaluation(*work)
-    except InvalidShareError as error:
-        return error.reason
-    return ""
-
-
 def _combine(work: _Combine) -> list[tuple[bytes, bytes]]:
     outputs = finalize(work.keys, work.pending, work.blinded, work.evaluations)
     return [(derive_tag(output), derive_label_key(output)) for output in outputs]
+
+
+def _cut(evaluation: ShareEvaluation, start: int, count: int) -> ShareEvaluation:
+    """The part of a verified answer that belongs to one chunk; the proof was for all of it."""
+    return ShareEvaluation(evaluation.index, evaluation.elements[start : start + count], evaluation.proof)
 
 
 class LookupService:
@@ -117,7 +116,10 @@ class LookupService:
         random: Random,
         map_chunks: MapChunks = map_in_turn,
     ) -> None:
-        """``holders``: ports of the other key holders by party id; looked up at each call, so it may be a live view."""
+        """``holders``: ports of the other key holders by party id; looked up at each call, so it may be a live view.
+
+        ``map_chunks`` is used for :data:`SPREAD_FROM` new values a call and more.
+        """
         self._consortium = consortium
         self._own = holder
         self._holders = holders
@@ -200,32 +202,49 @@ class LookupService:
         for part in parts:
             own = requests.lookup(self._consortium.anchors.party, group_name, purpose, quota, len(part))
             self._consortium.decide(own).require()
+        spread = self._map_chunks if len(forms) >= SPREAD_FROM else map_in_turn
         if len(parts) == 1:
-            self._evaluate(group_name, parts[0], purpose, quota)
+            self._evaluate(group_name, parts[0], purpose, quota, spread)
             return
-        futures = [self._batches.submit(self._evaluate, group_name, part, purpose, quota) for part in parts]
+        futures = [
+            self._batches.submit(self._evaluate, group_name, part, purpose, quota, spread) for part in parts
+        ]
         wait(futures)
         for future in futures:
             future.result()
 
-    def _evaluate(self, group_name: str, forms: Sequence[NormalForm], purpose: str, quota: str) -> None:
+    def _evaluate(
+        self, group_name: str, forms: Sequence[NormalForm], purpose: str, quota: str, spread: MapChunks
+    ) -> None:
         """One batch, from normal forms to cached tags; once more after a refresh if our beliefs were stale."""
         try:
-            self._evaluate_once(group_name, forms, purpose, quota)
+            self._evaluate_once(group_name, forms, purpose, quota, spread)
         except _StaleBeliefError:
             self._consortium.refresh()
             self._cache.use_epoch(self._consortium.roll.epoch)
             try:
-                self._evaluate_once(group_name, forms, purpose, quota)
+                self._evaluate_once(group_name, forms, purpose, quota, spread)
             except _StaleBeliefError as error:
                 raise ConsortiumUnavailableError(error.needed, error.reasons) from error
 
-    def _evaluate_once(self, group_name: str, forms: Sequence[NormalForm], purpose: str, quota: str) -> None:
+    def _evaluate_once(
+        self, group_name: str, forms: Sequence[NormalForm], purpose: str, quota: str, spread: MapChunks
+    ) -> None:
         keys = self._consortium.key_set(group_name)
-        inputs = [oprf_input(form) for form in forms]
-        ((pending, blinded),) = self._map_chunks(_blind, [(inputs, self._random)])
+        parts = [forms[start : start + CHUNK] for start in range(0, len(forms), CHUNK)]
+        pieces = spread(_blind, [([oprf_input(form) for form in part], self._random) for part in parts])
+        blinded = tuple(element for _, elements in pieces for element in elements)
         evaluations = self._gather(keys, blinded, purpose, quota)
-        (results,) = self._map_chunks(_combine, [_Combine(keys, pending, blinded, tuple(evaluations))])
+        work = [
+            _Combine(
+                keys,
+                pending,
+                elements,
+                tuple(_cut(each, number * CHUNK, len(elements)) for each in evaluations),
+            )
+            for number, (pending, elements) in enumerate(pieces)
+        ]
+        results = [result for chunk in spread(_combine, work) for result in chunk]
         found = [
             CachedTag(form.kind.value, form.text, tag, label_key)
             for form, (tag, label_key) in zip(forms, results, strict=True)
@@ -312,9 +331,10 @@ class LookupService:
             evaluation = self._read_answer(party, index, request, signed)
         except (MalformedError, CryptoError) as error:
             raise self._blame(party, keys, str(error), encode(signed)) from error
-        (wrong,) = self._map_chunks(_verify, [(keys, blinded, evaluation)])
-        if wrong:
-            raise self._blame(party, keys, f"wrong evaluation: {wrong}", encode(signed))
+        try:
+            verify_evaluation(keys, blinded, evaluation)
+        except InvalidShareError as error:
+            raise self._blame(party, keys, f"wrong evaluation: {error.reason}", encode(signed)) from error
         return evaluation
 
     def _read_answer(

@@ -123,8 +123,8 @@ _Function = TypeVar("_Function", bound=Callable[..., Any])
 
 
 def _compiled(function: _Function) -> _Function:
-    """A helper that only kernels call: without the wrappers for callers in Python it compiles faster."""
-    options = {"cache": True, "nogil": True, "no_cpython_wrapper": True, "no_cfunc_wrapper": True}
+    """A helper that only kernels call (and are cached with): no wrapper for callers in Python, no cache of its own."""
+    options = {"nogil": True, "no_cpython_wrapper": True, "no_cfunc_wrapper": True}
     return cast(_Function, cast(Any, numba.njit)(**options)(function))
 
 

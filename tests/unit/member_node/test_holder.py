@@ -20,7 +20,6 @@ from governance.messages.problems import RequestError
 from governance.messages.signed import Signed, open_signed
 from governance.policy.decision import RefusedError
 from member_node.client.ports import PartyUnreachableError
-from member_node.service.holder import _Work
 from member_node.storage.evaluations import CountKey
 
 
@@ -232,8 +231,3 @@ def test_signed_totals_say_what_was_asked(world):
     assert totals.period_start < totals.period_end
     ((caller, elements),) = [(each.caller, each.elements) for each in totals.counts]
     assert (caller, elements) == ("bank-a", 4)
-
-
-def test_work_for_a_worker_does_not_print_the_share(world):
-    share = world.banks["bank-b"].shares[0]
-    assert repr(_Work(share, (), secrets.token_bytes)) == "_Work(...)"

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import pickle
+
 import msgspec
 import pytest
 
@@ -189,6 +191,27 @@ def test_a_caller_with_an_old_generation_refreshes_and_succeeds(world):
     assert asker.consortium.roll.version == 1
     assert asker.lookup.tags("terminal", ["X1"]).evaluated == 1
     assert asker.consortium.roll.version == 2
+
+
+def test_only_a_big_job_is_handed_to_the_banks_other_processes(world, monkeypatch):
+    bank = world.banks["bank-a"]
+    handed: list[str] = []
+
+    def spread(function, chunks):
+        handed.append(function.__name__)
+        return [pickle.loads(pickle.dumps(function))(pickle.loads(pickle.dumps(chunk))) for chunk in chunks]
+
+    bank.lookup._map_chunks = spread
+    bank.lookup.tags("terminal", [f"S{number:05d}" for number in range(600)])
+    assert handed == []
+    monkeypatch.setattr("member_node.service.lookup.SPREAD_FROM", 600)
+    values = [f"C{number:05d}" for number in range(600)]
+    bank.lookup.tags("terminal", values)
+    assert set(handed) == {"_blind", "_combine"}
+    monkeypatch.undo()
+    other = world.banks["bank-b"]
+    other.lookup.tags("terminal", values)
+    assert all(bank.lookup.tag_of("terminal", v) == other.lookup.tag_of("terminal", v) for v in values)
 
 
 def test_cached_tags_do_not_print():
