@@ -17,7 +17,7 @@ from governance.members import MembershipError
 from governance.messages.codec import MalformedError
 from governance.messages.roll import PartyCard
 from member_node import setup
-from member_node.command_line import AsJson, Directory, day_text, open_desk, parse_day, refuse
+from member_node.command_line import AsJson, CommandError, Directory, day_text, open_desk, parse_day, refuse
 from member_node.secret_files import SecretFileError
 from member_node.settings import SettingsError, load_settings
 
@@ -123,6 +123,8 @@ def replay(
         opened = desk.post("replay/open", events=str(file.resolve()), mapping=str(mapping.resolve()))
         if opened["rejected"]:
             typer.echo(f"{opened['rejected']} rows are refused: see {opened['rejects']}", err=True)
+        if not opened["rows"]:
+            raise CommandError(f"{file}: has no row that can be replayed")
         last = opened["last_day"] if until is None else min(parse_day(until), opened["last_day"])
         totals: dict[str, int] = {}
         scored = 0

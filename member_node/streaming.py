@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from member_node.node import MemberNode
-from member_node.service.replay import StreamParts, StreamService
+from member_node.service.replay import StreamService
 from member_node.service.scoring import Engine
+from member_node.service.stream_parts import StreamParts
 from member_node.storage.outcomes import OutcomeStore, StreamStore
 from scoring.features.engine import FeatureEngine
 from scoring.features.spec import FeatureSpec

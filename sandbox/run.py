@@ -31,9 +31,10 @@ from member_node.streams.mapping import StreamMapping, load_mapping
 from sandbox.cluster import Cluster
 from sandbox.dealer import NOTICE
 from sandbox.evaluation import Evaluation, Weeks, evaluate, load_stream, truth_of
+from sandbox.evaluation.results import CONSORTIUM, FOREST
 from sandbox.faults import Kill
 from sandbox.population import save, simulate
-from sandbox.report import RunRecord, build_report
+from sandbox.report import RunRecord, build_report, write_headline_picture
 from sandbox.scenario import Played, Scenario
 from sandbox.streams import DealtStream, deal
 from scoring.features.engine import FeatureEngine
@@ -129,6 +130,8 @@ def run_sandbox(options: SandboxOptions, console: Console) -> RunRecord:
         unit=mapping.currency,
     )
     build_report(record, options.out)
+    if evaluation.model(FOREST, CONSORTIUM) is not None and evaluation.test_frauds:
+        write_headline_picture(evaluation, options.out / "headline.svg")
     return record
 
 
@@ -150,7 +153,9 @@ def companion(folder: str, mapping: StreamMapping) -> Path:
 def compile_kernels(spec: FeatureSpec) -> None:
     """Fill Numba's cache once, so that the member nodes do not each compile the same kernels at their first batch."""
     entities = {name: ["1"] for name in ENTITIES}
-    batch = transaction_batch(event_id=[1], time_us=[1], amount=[1.0], channel=Channel.CARD, entities=entities)
+    batch = transaction_batch(
+        event_id=[1], time_us=[1], amount=[1.0], channel=Channel.CARD, entities=entities
+    )
     outcomes = OutcomeBatch(np.array([1]), np.array([True]), np.array([1]))
     engine = FeatureEngine(spec)
     engine.update(batch)

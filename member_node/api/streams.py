@@ -11,7 +11,8 @@ from fastapi import APIRouter
 from pydantic import BaseModel, ConfigDict, Field
 
 from governance.messages.problems import RequestError
-from member_node.service.replay import StreamError, StreamService
+from member_node.service.replay import StreamService
+from member_node.service.stream_parts import StreamError
 from member_node.streams.files import EventFileError
 from member_node.streams.journal import JournalError
 from member_node.streams.mapping import MappingError

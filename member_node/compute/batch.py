@@ -11,16 +11,22 @@ from typing import Any, Protocol
 from member_node.compute.ray_cluster import RayClusterError
 
 LOGGER = logging.getLogger(__name__)
-# About 2,000 group elements: some 100 ms of scalar multiplications, against a task's half millisecond.
-RAY_BYTES = 64 * 1024
+# Bytes of work that make starting Ray worth its seconds and its memory: the largest batches there are (some 3,000
+# elements with their evaluations), as when a bank enrols its existing book. Once it runs, about 500 elements suffice.
+START_BYTES = 512 * 1024
+USE_BYTES = 64 * 1024
 THREADS = 2
 
 
 class Spreader(Protocol):
     """Somewhere else to run chunks (see ``RayCluster``)."""
 
+    @property
+    def running(self) -> bool:
+        """Whether it was started."""
+
     def map(self, function: Callable[[Any], Any], chunks: Sequence[Any]) -> list[Any]:
-        """Results in the order of the chunks."""
+        """Results in the order of the chunks; starts it if need be."""
 
     def stop(self) -> None:
         """End it."""
@@ -30,26 +36,38 @@ class BatchCrypto:
     """``map`` is a ``MapChunks``. Functions are top level and chunks picklable, so that a batch may go anywhere.
 
     Scalar multiplications release the interpreter lock, so threads help a little (measured 1.3x on two); Ray's
-    processes scale, but take seconds to start, so they are used from ``ray_bytes`` of pickled chunks a call on. When
-    Ray cannot be had the work is done here: the bank must score on.
+    processes scale, but take seconds to start. So Ray is started by the first call whose pickled chunks reach
+    ``start_bytes``, and used from ``use_bytes`` on while it runs. When it cannot be had the work is done here: the
+    bank must score on.
     """
 
     def __init__(
-        self, cluster: Spreader | None = None, *, ray_bytes: int = RAY_BYTES, threads: int = THREADS
+        self,
+        cluster: Spreader | None = None,
+        *,
+        start_bytes: int = START_BYTES,
+        use_bytes: int = USE_BYTES,
+        threads: int = THREADS,
     ) -> None:
         """``cluster``: the bank's Ray, not yet started; without one everything stays in this process."""
-        if ray_bytes < 1 or threads < 1:
-            raise ValueError(f"ray_bytes and threads must be at least 1, not {ray_bytes} and {threads}")
+        if not 1 <= use_bytes <= start_bytes or threads < 1:
+            raise ValueError(
+                f"needs 1 <= use_bytes <= start_bytes and threads >= 1, not {use_bytes}, {start_bytes}, {threads}"
+            )
         self._cluster = cluster
         self._lost = False
-        self._ray_bytes = ray_bytes
+        self._start_bytes = start_bytes
+        self._use_bytes = use_bytes
         self._threads = ThreadPoolExecutor(threads, thread_name_prefix="batch-crypto")
 
     def map(self, function: Callable[[Any], Any], chunks: Sequence[Any]) -> list[Any]:
         """The results in the order of the chunks; what the function raises is raised here."""
-        if self._cluster is not None and not self._lost and len(pickle.dumps(chunks, 5)) >= self._ray_bytes:
+        cluster = self._cluster
+        if cluster is not None and not self._lost:
+            least = self._use_bytes if cluster.running else self._start_bytes
             try:
-                return self._cluster.map(function, chunks)
+                if len(pickle.dumps(chunks, 5)) >= least:
+                    return cluster.map(function, chunks)
             except RayClusterError as error:
                 self._lost = True
                 LOGGER.warning("batch cryptography stays in this process from now on: %s", error)

@@ -29,6 +29,8 @@ LOGGER = logging.getLogger(__name__)
 OBJECT_STORE_BYTES = 128 * 2**20
 # Ray puts Unix sockets below its folder, and their paths may not exceed 107 characters.
 TEMPORARY_ROOT = "/tmp"  # noqa: S108 - short on purpose; the folder below it is made by mkdtemp with mode 0700
+PREFIX = "sr-"
+OWNER_FILE = "owner"
 STOP_SECONDS = 4.0
 _SIGACTION_BYTES = 512  # more than any C library's struct sigaction
 # Read by Ray when it is imported (the first) or started; "cluster" off is what binds every listener to loopback.
@@ -61,6 +63,8 @@ class RayCluster:
         self._environment: dict[str, str | None] = {}
         self._functions: dict[Callable[..., Any], Any] = {}
         self._processes: list[psutil.Process] = []
+        self._stopping = threading.Event()
+        self._keeper: threading.Thread | None = None
 
     @property
     def running(self) -> bool:
@@ -69,14 +73,14 @@ class RayCluster:
 
     @property
     def folder(self) -> Path | None:
-        """Ray's session folder, None while it is not running."""
+        """Ray's folder, None while it is not running."""
         return self._folder
 
     def ray(self) -> Any:
         """The ``ray`` module, with the cluster started; raises :class:`RayClusterError`."""
         with self._lock:
             if self._folder is None:
-                self._start()
+                self._start_keeper()
             import ray
 
             return ray
@@ -101,14 +105,10 @@ class RayCluster:
     def stop(self) -> None:
         """End Ray's processes and remove its folder; harmless when it is not running."""
         with self._lock:
-            if self._folder is None:
-                return
-            import ray
-
-            started = [*self._processes, *_children()]
-            ray.shutdown()
-            _wait_for(started)
-            self._forget()
+            if self._keeper is not None:
+                self._stopping.set()
+                self._keeper.join()
+                self._keeper = None
 
     def __enter__(self) -> RayCluster:
         return self
@@ -118,34 +118,75 @@ class RayCluster:
     ) -> None:
         self.stop()
 
+    def _start_keeper(self) -> None:
+        """Start Ray in a thread that lives as long as Ray does.
+
+        Ray asks the kernel to end its processes with their parent, and for the kernel that is the *thread* that made
+        them: started from a request's thread, Ray would die with it.
+        """
+        started = threading.Event()
+        failures: list[BaseException] = []
+        self._stopping.clear()
+
+        def keep() -> None:
+            try:
+                self._start()
+            except BaseException as error:  # noqa: BLE001 - raised again in the caller's thread
+                failures.append(error)
+                return
+            finally:
+                started.set()
+            self._stopping.wait()
+            self._stop()
+
+        keeper = threading.Thread(target=keep, name="ray-keeper", daemon=True)
+        keeper.start()
+        started.wait()
+        if failures:
+            keeper.join()
+            raise failures[0]
+        self._keeper = keeper
+
     def _start(self) -> None:
-        self._folder = Path(tempfile.mkdtemp(prefix="sr-", dir=TEMPORARY_ROOT))
+        remove_abandoned(Path(TEMPORARY_ROOT))
+        self._folder = Path(tempfile.mkdtemp(prefix=PREFIX, dir=TEMPORARY_ROOT))
+        (self._folder / OWNER_FILE).write_text(_identity(psutil.Process()))
         self._set_environment()
         before = {process.pid for process in _children()}
         try:
             ray = _import_ray()
-            with _own_signal_handlers():
-                ray.init(
-                    address="local",
-                    num_cpus=self._cpus,
-                    object_store_memory=self._object_store_bytes,
-                    include_dashboard=False,
-                    configure_logging=False,
-                    log_to_driver=False,
-                    _temp_dir=str(self._folder),
-                )
+            # Ray opens its own folder to everybody, so it is one level below ours.
+            ray.init(
+                address="local",
+                num_cpus=self._cpus,
+                object_store_memory=self._object_store_bytes,
+                include_dashboard=False,
+                configure_logging=False,
+                log_to_driver=False,
+                _temp_dir=str(self._folder / "r"),
+            )
             self._processes = [process for process in _children() if process.pid not in before]
             outside = outside_listeners(self._processes)
             if outside:
                 raise RayClusterError(f"Ray listens outside loopback ({', '.join(outside)}); it was stopped")
         except BaseException:
-            started = [process for process in _children() if process.pid not in before]
-            if "ray" in sys.modules:
-                sys.modules["ray"].shutdown()
-            _wait_for(started)
-            self._forget()
+            self._processes = [process for process in _children() if process.pid not in before]
+            self._stop()
             raise
         LOGGER.info("started this bank's Ray on loopback with %d CPUs", self._cpus)
+
+    def _stop(self) -> None:
+        workers = [
+            process
+            for own in self._processes
+            for process in _descendants(own)
+            if process not in self._processes
+        ]
+        # Another cluster of this process is not ours to end.
+        if "ray" in sys.modules and self._processes:
+            sys.modules["ray"].shutdown()
+        _wait_for([*self._processes, *workers])
+        self._forget()
 
     def _set_environment(self) -> None:
         settings = {**_SETTINGS, "RAY_AUTH_TOKEN": secrets.token_hex(32)}
@@ -176,7 +217,9 @@ def _own_signal_handlers() -> Iterator[None]:
     sets handlers in the main thread only, hence the C library's own call; the structure is saved and put back unread.
     """
     libc = ctypes.CDLL(None, use_errno=True)
-    saved = {number: ctypes.create_string_buffer(_SIGACTION_BYTES) for number in (signal.SIGTERM, signal.SIGINT)}
+    saved = {
+        number: ctypes.create_string_buffer(_SIGACTION_BYTES) for number in (signal.SIGTERM, signal.SIGINT)
+    }
     for number, action in saved.items():
         if libc.sigaction(int(number), None, action):
             raise OSError(ctypes.get_errno(), "sigaction")
@@ -220,6 +263,37 @@ def outside_listeners(processes: Sequence[psutil.Process]) -> list[str]:
 def _children() -> list[psutil.Process]:
     children: list[psutil.Process] = psutil.Process().children(recursive=True)
     return children
+
+
+def _descendants(process: psutil.Process) -> list[psutil.Process]:
+    try:
+        found: list[psutil.Process] = process.children(recursive=True)
+    except psutil.NoSuchProcess:
+        return []
+    return found
+
+
+def _identity(process: psutil.Process) -> str:
+    """A process for good: ids are used again, but not with the same time of birth."""
+    return f"{process.pid} {process.create_time()}"
+
+
+def remove_abandoned(root: Path) -> list[Path]:
+    """Remove the folders of this user's clusters whose owner was killed before it could; those removed."""
+    removed = []
+    for folder in root.glob(f"{PREFIX}*"):
+        with suppress(OSError, ValueError):
+            owner = (folder / OWNER_FILE).read_text()
+            if folder.is_symlink() or folder.stat().st_uid != os.getuid():
+                continue
+            try:
+                alive = _identity(psutil.Process(int(owner.split()[0]))) == owner
+            except psutil.NoSuchProcess:
+                alive = False
+            if not alive:
+                shutil.rmtree(folder, ignore_errors=True)
+                removed.append(folder)
+    return removed
 
 
 def _wait_for(processes: Sequence[psutil.Process]) -> None:

@@ -7,12 +7,15 @@ verified leaves the old belief in place and raises; a belief that is too old den
 
 from __future__ import annotations
 
+import hashlib
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import TypeVar
 
 from crypto.threshold import PublicKeySet
+from governance.log.entries import MembershipEntry, PolicyEntry
 from governance.log.follow import LogFollowError, StaleCheckpointError, TrustedLog
 from governance.members import (
     MembershipError,
@@ -38,6 +41,7 @@ T = TypeVar("T")
 
 # Before the first policy is known there is no consortium rule on freshness; this bounds the very first steps.
 FIRST_MAX_AGE_SECONDS = 300
+LOG_PAGE = 100
 
 
 class NotJoinedError(Exception):
@@ -221,6 +225,7 @@ class Consortium:
         :class:`~governance.policy.decision.PolicyError` or :class:`~governance.log.follow.LogFollowError`.
         """
         with self._refresh_lock:
+            before = self._log.size
             roll, policy = self._port.membership(), self._port.policy()
             belief = self._belief
             known = belief is not None and (encode(roll), encode(policy)) == (
@@ -229,10 +234,38 @@ class Consortium:
             )
             if not known:
                 new = self._form_belief(roll, policy)
+                self._require_logged(roll, policy)
                 self._store.save("roll", new.roll.version, encode(roll))
                 self._store.save("policy", new.policy.policy_epoch, encode(policy))
+                self._store.save("searched", before, before.to_bytes(8, "big"))
                 self._belief = new
         self.catch_up()
+
+    def _require_logged(self, roll: Signed, policy: Signed) -> None:
+        """Every document that is new to us must be in the log: what is shown to one member is shown to all.
+
+        The search starts where the log ended when the previous documents were still in force.
+        """
+        missing = {
+            hashlib.sha256(signed.payload).hexdigest(): kind
+            for kind, name, signed in (("membership roll", "roll", roll), ("policy", "policy", policy))
+            if self._store.load(name) != encode(signed)
+        }
+        first = int.from_bytes(self._store.load("searched") or b"", "big")
+        while missing:
+            page, log = self.follow(
+                partial(self._port.log, first, LOG_PAGE), lambda fetched: fetched.checkpoint
+            )
+            for logged in page.entries:
+                entry = log.verify_entry(logged)
+                if isinstance(entry, MembershipEntry | PolicyEntry):
+                    missing.pop(entry.digest, None)
+            if len(page.entries) < LOG_PAGE:
+                break
+            first = page.entries[-1].index + 1
+        if missing:
+            what = " and a ".join(sorted(missing.values()))
+            raise MembershipError(self.anchors.coordinator, f"serves a {what} that is not in the log")
 
     def _form_belief(self, signed_roll: Signed, signed_policy: Signed) -> _Belief:
         anchors = self.anchors

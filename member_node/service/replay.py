@@ -9,44 +9,42 @@ from __future__ import annotations
 import hashlib
 import logging
 import threading
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import msgspec
 import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from governance.log.follow import LogFollowError
-from governance.messages.codec import MalformedError
-from governance.messages.policy import PolicyBundle
-from governance.messages.problems import ProblemError, RequestError
-from governance.policy.decision import RefusedError
-from member_node.client.ports import NotMaturedError, PartyUnreachableError
 from member_node.service.counts import ConsortiumCounts, PublicDirectory
 from member_node.service.history import HistoryStore
-from member_node.service.index import FeedError, SyncReport
-from member_node.service.inquiry import InquiryFailedError
 from member_node.service.layout import tier_table
-from member_node.service.lookup import ConsortiumUnavailableError
 from member_node.service.outcomes import (
     MATURED_DAY,
     ConfirmReport,
-    Contributor,
     OutcomeService,
     OutcomeStatistic,
 )
 from member_node.service.policy import NotJoinedError
-from member_node.service.scoring import Engine, EvidenceSource, ScoredBatch, ScoringService, TagSource
-from member_node.storage.outcomes import OutcomeStore, StreamStore
+from member_node.service.scoring import ScoredBatch, ScoringService
+from member_node.service.sharing import share_day, statistic_of
+from member_node.service.stream_parts import (
+    OpenReport,
+    ScoreReport,
+    ShareReport,
+    StreamError,
+    StreamParts,
+    StreamSource,
+)
 from member_node.streams.events import EventBatch, check_events
 from member_node.streams.files import EventFile, Reject, read_events, read_rows, write_rejects
 from member_node.streams.journal import Journal
 from member_node.streams.mapping import StreamMapping, parse_mapping
 from scoring.features.admission import Disposition
-from scoring.features.spec import FeatureSpec, FieldFeature, parse_spec
+from scoring.features.spec import FieldFeature, parse_spec
 from scoring.rules.columns import ColumnSchema
 from scoring.schema import OutcomeBatch
 from scoring.verdicts import VERDICT_LABELS, Verdict
@@ -56,107 +54,6 @@ SOURCE = "stream"
 CONFIRMED_ROWS = "confirmed_rows"
 REPLAYED, FED = "replayed_rows", "fed_outcomes"
 MAX_FRAME_ROWS = 50_000
-INQUIRY_ATTEMPTS = 2
-# What leaves the mirror or the counts behind until the next day's share; scoring goes on, marked as degraded.
-SHARE_FAILURES = (
-    ConsortiumUnavailableError,
-    FeedError,
-    InquiryFailedError,
-    LogFollowError,
-    MalformedError,
-    NotJoinedError,
-    NotMaturedError,
-    PartyUnreachableError,
-    ProblemError,
-    RefusedError,
-    RequestError,
-)
-
-
-class StreamError(RuntimeError):
-    """The stream cannot do what it is asked; the message says what to do first."""
-
-
-class Asker(Protocol):
-    """Asks a joint statistic (see ``InquiryService``)."""
-
-    def ask(self, first_day: int, last_day: int) -> NDArray[np.int64]: ...
-
-
-class Mirror(EvidenceSource, Protocol):
-    """The mirror of the index (see ``IndexMirror``)."""
-
-    def sync(self, now_ms: int) -> SyncReport: ...
-
-
-class StreamSource(msgspec.Struct, frozen=True):
-    """What was opened, kept whole so that a restart needs no other file. ``events`` is empty for a live stream."""
-
-    events: str
-    events_digest: str
-    mapping_name: str
-    mapping: str
-    features: str
-    rules: str
-
-
-@dataclass(frozen=True)
-class OpenReport:
-    """What an opened stream holds. Days count from 1970-01-01; -1 where the stream is empty."""
-
-    rows: int
-    rejected: int
-    rejects: str
-    first_day: int
-    last_day: int
-    scored: int
-
-
-@dataclass(frozen=True)
-class ShareReport:
-    """What a share brought: deltas and labels of the index, matches with values looked up before, days of counts."""
-
-    deltas: int
-    labels: int
-    matches: int
-    days_asked: int
-    counts_until: int
-    reason: str
-
-
-@dataclass(frozen=True)
-class ScoreReport:
-    """What was scored: rows now and in all, verdicts by name (live and alone), rows scored in degraded mode."""
-
-    scored: int
-    total: int
-    remaining: int
-    verdicts: Mapping[str, int]
-    verdicts_alone: Mapping[str, int]
-    degraded: int
-    reason: str
-    rule_errors: int
-
-
-@dataclass(frozen=True, eq=False)
-class StreamParts:
-    """What a stream is built from.
-
-    ``public_ids``: entries of the public directory in their order (empty: none is held); ``engine`` makes a feature
-    engine; ``policy`` gives the policy in force.
-    """
-
-    party: str
-    directory: Path
-    public_ids: Sequence[str]
-    outcomes: OutcomeStore
-    stream: StreamStore
-    tags: TagSource
-    mirror: Mirror
-    contributor: Contributor
-    asker: Asker
-    policy: Callable[[], PolicyBundle]
-    engine: Callable[[FeatureSpec], Engine]
 
 
 @dataclass(frozen=True, eq=False)
@@ -186,7 +83,7 @@ class StreamService:
     @property
     def statistic(self) -> OutcomeStatistic:
         """The bank's own part of joint statistics over its public directory."""
-        return OutcomeStatistic(self._parts.outcomes, self._parts.stream, len(self._parts.public_ids))
+        return statistic_of(self._parts)
 
     def open(self, mapping: Path, features: Path, rules: Path, events: Path | None = None) -> OpenReport:
         """Open a stream: a file to replay, or (without ``events``) a live one.
@@ -255,17 +152,7 @@ class StreamService:
         """Mirror the index and ask for the counts of the days that have matured by the start of ``day``."""
         with self._lock:
             opened = self._require()
-            report = SyncReport(0, 0, (), (), 0)
-            reason, asked = "", 0
-            try:
-                report = self._parts.mirror.sync(_day_start_ms(opened.mapping, day))
-                asked = self._ask_matured(opened, day)
-            except SHARE_FAILURES as error:
-                LOGGER.warning("%s: sharing on day %d is incomplete: %s", self._parts.party, day, error)
-                reason = str(error)
-            counts = opened.scoring.counts
-            until = -1 if counts is None or counts.next_day is None else counts.next_day - 1
-            return ShareReport(report.deltas, report.labels, len(report.matches), asked, until, reason)
+            return share_day(self._parts, opened.mapping, opened.scoring.counts, day)
 
     def score(self, until_ms: int) -> ScoreReport:
         """Score the replayed file's events before ``until_ms`` that were not scored yet, in time order."""
@@ -448,34 +335,6 @@ class StreamService:
             day = min(day, int(opened.mapping.day_of(opened.times[confirmed : confirmed + 1])[0]) - 1)
         return day
 
-    def _ask_matured(self, opened: _Opened, day: int) -> int:
-        counts = opened.scoring.counts
-        if counts is None or counts.next_day is None:
-            return 0
-        dataset = opened.mapping.directory_dataset
-        spans = [rule.max_days for rule in self._parts.policy().inquiries if rule.dataset == dataset]
-        if not spans:
-            return 0
-        last = day - opened.mapping.label_delay_days - 1
-        first = counts.next_day
-        asked = 0
-        while first <= last:
-            until = min(last, first + max(spans) - 1)
-            aggregate = self._ask(first, until)
-            own = self.statistic.counts(first, until)
-            counts.add(first, aggregate, own)
-            asked += until - first + 1
-            first = until + 1
-        return asked
-
-    def _ask(self, first: int, last: int) -> NDArray[np.int64]:
-        for attempt in range(1, INQUIRY_ATTEMPTS):
-            try:
-                return self._parts.asker.ask(first, last)
-            except InquiryFailedError as error:
-                LOGGER.warning("%s: inquiry attempt %d failed: %s", self._parts.party, attempt, error)
-        return self._parts.asker.ask(first, last)
-
     def _score_next(self, opened: _Opened, last: int) -> ScoredBatch:
         """Score up to the end of the next event's day, at most one frame of rows."""
         first = self._replayed
@@ -502,11 +361,6 @@ def _digest(path: Path) -> str:
 
 def _slice(events: EventBatch, first: int, last: int) -> EventBatch:
     return events.slice(first, last - first)
-
-
-def _day_start_ms(mapping: StreamMapping, day: int) -> int:
-    start = np.array([day * 86_400_000_000], dtype=np.int64)
-    return int((start - mapping.offset_us(start))[0]) // 1000
 
 
 def _typed(mapping: StreamMapping, schema: pa.Schema) -> StreamMapping:

@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import csv
+import datetime as dt
 import json
 from pathlib import Path
 from typing import Any
 
+import polars as pl
 import typer
 from typer.testing import CliRunner, Result
 
 from governance.policy.default import default_bundle
 from member_node import cli, indicator_cli, inquiry_cli
 from member_node.command_line import day_text
+
+MAPPING = Path(__file__).parents[2] / "sandbox" / "mappings" / "handbook.toml"
 
 
 def run(app: typer.Typer, banks: Any, bank: str, *arguments: str | Path) -> Result:
@@ -126,3 +130,31 @@ def test_the_status_of_a_node_is_readable(three_banks: Any) -> None:
     text = run(cli.app, three_banks, "bank-a", "status")
     assert text.exit_code == 0, text.output
     assert text.stdout.startswith("bank-a (Bank-A): ready")
+
+
+def test_a_file_is_replayed_once_and_goes_on_where_it_stopped(three_banks: Any, tmp_path: Path) -> None:
+    count = 40
+    start = dt.datetime(2018, 4, 1)
+    events = pl.DataFrame(
+        {
+            "TRANSACTION_ID": range(count),
+            "TX_DATETIME": [start + dt.timedelta(hours=2 * number) for number in range(count)],
+            "CUSTOMER_ID": [number % 5 for number in range(count)],
+            "TERMINAL_ID": [number % 7 for number in range(count)],
+            "TX_AMOUNT": [10.0 + number for number in range(count)],
+            "TX_FRAUD": [0] * count,
+        }
+    )
+    empty, file = tmp_path / "empty.parquet", tmp_path / "events.parquet"
+    events.head(0).write_parquet(empty)
+    events.write_parquet(file)
+    refused = run(cli.app, three_banks, "bank-c", "replay", empty, "--mapping", MAPPING)
+    assert (refused.exit_code, "empty.parquet: has no row" in refused.stderr) == (1, True)
+    replay = ("replay", file, "--mapping", MAPPING, "--json")
+    first = printed(run(cli.app, three_banks, "bank-c", *replay, "--until", "2018-04-01"))
+    assert (first["scored"], sum(first["verdicts"].values())) == (12, 12)
+    assert printed(run(cli.app, three_banks, "bank-c", *replay))["scored"] == count - 12
+    assert printed(run(cli.app, three_banks, "bank-c", *replay))["scored"] == 0
+    other = run(cli.app, three_banks, "bank-c", "replay", empty, "--mapping", MAPPING)
+    assert (other.exit_code, other.stderr.count("\n")) == (1, 1)
+    assert "bank-c has accepted events of another stream already" in other.stderr

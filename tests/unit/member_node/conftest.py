@@ -6,6 +6,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import secrets
 import shutil
 import time
@@ -24,11 +25,11 @@ from crypto.signing import SigningKey
 from crypto.threshold import KeyShare, deal, least_threshold
 from governance.indicators import ALL_KIND_GROUPS
 from governance.inquiries import InquiryProgress, inquiry_id
-from governance.log.entries import DeltaEntry, Entry, encode_entry
+from governance.log.entries import DeltaEntry, Entry, KnownParty, MembershipEntry, PolicyEntry, encode_entry
 from governance.log.evidence import intent_entry, totals_entry
 from governance.log.leaves import entry_leaf_hash
 from governance.log.notes import Checkpoint, sign_checkpoint, verifier_key
-from governance.messages.codec import decode
+from governance.messages.codec import decode, encode
 from governance.messages.index import Delta, Deltas, Receipt, SealedLabel, SubmitLabels, labels_digest
 from governance.messages.inquiry import (
     Contribution,
@@ -124,6 +125,33 @@ class Chair:
             parties=parties,
             group_keys=keys,
             directories=[Directory(dataset="terminals", cells=CELLS, digest=DIRECTORY_DIGEST)],
+        )
+
+        self.publish()
+
+    def publish(self) -> None:
+        """Log the roll and the policy in force, as every honest coordinator does before it serves them."""
+        everyone = sorted(self.verify_keys())
+        self.append(
+            MembershipEntry(
+                at=self.clock.now,
+                parties=everyone,
+                version=self.roll.version,
+                epoch=self.roll.epoch,
+                digest=hashlib.sha256(encode(self.roll)).hexdigest(),
+                roll=[
+                    KnownParty(party=each.party, role=each.role, verify_key=each.verify_key.hex())
+                    for each in self.roll.parties
+                ],
+            )
+        )
+        self.append(
+            PolicyEntry(
+                at=self.clock.now,
+                parties=everyone,
+                policy_epoch=self.policy.policy_epoch,
+                digest=hashlib.sha256(encode(self.policy)).hexdigest(),
+            )
         )
 
     @property
@@ -490,6 +518,7 @@ class World:
         """Put a changed policy of the next epoch in force, everywhere."""
         fields = {name: getattr(self.chair.policy, name) for name in PolicyBundle.__struct_fields__}
         self.chair.policy = PolicyBundle(**(fields | {"policy_epoch": fields["policy_epoch"] + 1} | changes))
+        self.chair.publish()
         for bank in self.banks.values():
             bank.consortium.refresh()
 

@@ -195,7 +195,7 @@ def test_a_roll_whose_public_shares_are_not_ours_is_not_believed(world):
     other = world.chair.roll.group_keys
     keys = [msgspec.structs.replace(other[0], kind_group=each.kind_group) for each in other]
     world.chair.roll = msgspec.structs.replace(world.chair.roll, version=2, group_keys=keys)
-    bank.database.close()
+    world.chair.publish()
     with pytest.raises(MembershipError, match="not the one of our key share"):
         bank.consortium.refresh()
     assert bank.consortium.roll.version == 1

@@ -132,6 +132,7 @@ def test_a_forked_rolled_back_or_stale_log_is_refused(world):
 
 def test_another_history_is_a_fork(world):
     contribute(world, "bank-a", "T1")
+    world.banks["bank-a"].lookup.tags("terminal", ["T2"])  # later no holder answers: they see the fork as well
     reader = world.banks["bank-b"]
     reader.index.sync(0)
     # The coordinator rewrites its log: the same size, another root.

@@ -178,6 +178,7 @@ def test_a_caller_with_an_old_generation_refreshes_and_succeeds(world):
         for each in world.chair.roll.group_keys
     ]
     world.chair.roll = msgspec.structs.replace(world.chair.roll, version=2, group_keys=keys)
+    world.chair.publish()
     for name in ("bank-b", "bank-c"):
         bank = world.banks[name]
         bank.shares = [

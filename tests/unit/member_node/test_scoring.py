@@ -13,7 +13,8 @@ from member_node.service.index import SyncReport
 from member_node.service.inquiry import InquiryFailedError
 from member_node.service.labels import LabelView
 from member_node.service.lookup import ConsortiumUnavailableError
-from member_node.service.replay import StreamError, StreamParts, StreamService
+from member_node.service.replay import StreamService
+from member_node.service.stream_parts import StreamError, StreamParts
 from member_node.storage.database import Database
 from member_node.storage.outcomes import OutcomeStore, StreamStore
 from scoring.features.engine import FeatureEngine

@@ -1,13 +1,16 @@
 """Batch cryptography's places of work, and shards joined to what one engine gives (without Ray)."""
 
 import secrets
+import subprocess
+import sys
 import threading
 
 import numpy as np
+import psutil
 import pytest
 
 from member_node.compute.batch import BatchCrypto
-from member_node.compute.ray_cluster import RayClusterError
+from member_node.compute.ray_cluster import OWNER_FILE, PREFIX, RayClusterError, remove_abandoned
 from scoring.features.engine import FeatureEngine, join_shards
 from scoring.features.spec import parse_spec
 from scoring.schema import OutcomeBatch, transaction_batch
@@ -33,9 +36,11 @@ class Elsewhere:
     def __init__(self):
         self.batches = []
         self.stopped = False
+        self.running = False
 
     def map(self, function, chunks):
         self.batches.append(len(chunks))
+        self.running = True
         return [function(chunk) for chunk in chunks]
 
     def stop(self):
@@ -52,17 +57,18 @@ def refuse(chunk):
 
 def test_small_batches_stay_here_and_large_ones_go_to_the_cluster():
     elsewhere = Elsewhere()
-    crypto = BatchCrypto(elsewhere, ray_bytes=2000)
+    crypto = BatchCrypto(elsewhere, start_bytes=2000, use_bytes=600)
     chunks = [[number] for number in range(6)]
     assert crypto.map(double, []) == []
     assert crypto.map(double, chunks[:1]) == [[0]]
     assert crypto.map(double, chunks) == [[0], [2], [4], [6], [8], [10]]
     assert elsewhere.batches == []
+    assert crypto.map(double, [[bytes(1000)]]) == [[bytes(2000)]]
+    assert elsewhere.batches == []
     assert crypto.map(double, [[bytes(2000)]]) == [[bytes(4000)]]
-    assert crypto.map(double, [[bytes(500)]] * 5) == [[bytes(1000)]] * 5
-    # Identical chunks pickle to one and a reference: what counts is what would travel.
-    assert elsewhere.batches == [1]
-    assert crypto.map(double, [[secrets.token_bytes(500)] for _ in range(5)])
+    assert crypto.map(double, [[bytes(500)]]) == [[bytes(1000)]]
+    # Once it runs less is enough.
+    assert crypto.map(double, [[secrets.token_bytes(200)] for _ in range(5)])
     assert elsewhere.batches == [1, 5]
     crypto.close()
     assert elsewhere.stopped
@@ -75,7 +81,7 @@ def test_when_the_cluster_is_lost_the_work_is_done_here(caplog):
             raise RayClusterError("raylet is gone")
 
     elsewhere = Lost()
-    crypto = BatchCrypto(elsewhere, ray_bytes=1)
+    crypto = BatchCrypto(elsewhere, start_bytes=1, use_bytes=1)
     assert crypto.map(double, [[1], [2]]) == [[2], [4]]
     assert crypto.map(double, [[1], [2]]) == [[2], [4]]
     assert elsewhere.batches == [2]
@@ -84,14 +90,34 @@ def test_when_the_cluster_is_lost_the_work_is_done_here(caplog):
 
 
 def test_errors_come_through_and_without_a_cluster_nothing_leaves():
-    crypto = BatchCrypto(ray_bytes=1)
+    crypto = BatchCrypto(start_bytes=1, use_bytes=1)
     with pytest.raises(ValueError, match="chunk 1"):
         crypto.map(refuse, [1, 2, 3])
     barrier = threading.Barrier(2, timeout=10)
     assert crypto.map(lambda _: barrier.wait() >= 0, [0, 1]) == [True, True]
     crypto.close()
-    with pytest.raises(ValueError, match="at least 1"):
+    with pytest.raises(ValueError, match="threads >= 1"):
         BatchCrypto(threads=0)
+    with pytest.raises(ValueError, match="use_bytes <= start_bytes"):
+        BatchCrypto(start_bytes=5, use_bytes=6)
+
+
+def test_folders_of_dead_owners_are_removed_and_no_others(tmp_path):
+    own, dead, reborn, foreign = (
+        tmp_path / f"{PREFIX}{name}" for name in ("own", "dead", "reborn", "foreign")
+    )
+    for folder in (own, dead, reborn, foreign):
+        (folder / "r").mkdir(parents=True)
+    myself = psutil.Process()
+    with subprocess.Popen([sys.executable, "-c", "pass"]) as child:
+        child.wait()
+    (own / OWNER_FILE).write_text(f"{myself.pid} {myself.create_time()}")
+    (dead / OWNER_FILE).write_text(f"{child.pid} 1700000000.0")
+    (reborn / OWNER_FILE).write_text(f"{myself.pid} 1700000000.0")
+    assert sorted(remove_abandoned(tmp_path)) == [dead, reborn]
+    assert own.exists()
+    assert foreign.exists()
+    assert not dead.exists()
 
 
 @pytest.mark.parametrize("shards", [2, 3])

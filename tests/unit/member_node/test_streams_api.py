@@ -14,7 +14,8 @@ from governance.messages.problems import RequestError, problem_for
 from governance.policy.default import default_bundle
 from member_node.api.streams import stream_router
 from member_node.service.index import SyncReport
-from member_node.service.replay import StreamParts, StreamService
+from member_node.service.replay import StreamService
+from member_node.service.stream_parts import StreamParts
 from member_node.storage.database import Database
 from member_node.storage.outcomes import OutcomeStore, StreamStore
 from scoring.features.engine import FeatureEngine

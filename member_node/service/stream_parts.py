@@ -1,0 +1,105 @@
+"""What a bank's stream is made of, what it can be asked, and what it reports."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+import msgspec
+import numpy as np
+from numpy.typing import NDArray
+
+from governance.messages.policy import PolicyBundle
+from member_node.service.index import SyncReport
+from member_node.service.outcomes import Contributor
+from member_node.service.scoring import Engine, EvidenceSource, TagSource
+from member_node.storage.outcomes import OutcomeStore, StreamStore
+from scoring.features.spec import FeatureSpec
+
+
+class StreamError(RuntimeError):
+    """The stream cannot do what it is asked; the message says what to do first."""
+
+
+class Asker(Protocol):
+    """Asks a joint statistic (see ``InquiryService``)."""
+
+    def ask(self, first_day: int, last_day: int) -> NDArray[np.int64]: ...
+
+
+class Mirror(EvidenceSource, Protocol):
+    """The mirror of the index (see ``IndexMirror``)."""
+
+    def sync(self, now_ms: int) -> SyncReport: ...
+
+
+class StreamSource(msgspec.Struct, frozen=True):
+    """What was opened, kept whole so that a restart needs no other file. ``events`` is empty for a live stream."""
+
+    events: str
+    events_digest: str
+    mapping_name: str
+    mapping: str
+    features: str
+    rules: str
+
+
+@dataclass(frozen=True)
+class OpenReport:
+    """What an opened stream holds. Days count from 1970-01-01; -1 where the stream is empty."""
+
+    rows: int
+    rejected: int
+    rejects: str
+    first_day: int
+    last_day: int
+    scored: int
+
+
+@dataclass(frozen=True)
+class ShareReport:
+    """What a share brought: deltas and labels of the index, matches with values looked up before, days of counts."""
+
+    deltas: int
+    labels: int
+    matches: int
+    days_asked: int
+    counts_until: int
+    reason: str
+
+
+@dataclass(frozen=True)
+class ScoreReport:
+    """What was scored: rows now and in all, verdicts by name (live and alone), rows scored in degraded mode."""
+
+    scored: int
+    total: int
+    remaining: int
+    verdicts: Mapping[str, int]
+    verdicts_alone: Mapping[str, int]
+    degraded: int
+    reason: str
+    rule_errors: int
+
+
+@dataclass(frozen=True, eq=False)
+class StreamParts:
+    """What a stream is built from.
+
+    ``public_ids``: entries of the public directory in their order (empty: none is held); ``engine`` makes a feature
+    engine; ``policy`` gives the policy in force.
+    """
+
+    party: str
+    directory: Path
+    public_ids: Sequence[str]
+    outcomes: OutcomeStore
+    stream: StreamStore
+    tags: TagSource
+    mirror: Mirror
+    contributor: Contributor
+    asker: Asker
+    policy: Callable[[], PolicyBundle]
+    engine: Callable[[FeatureSpec], Engine]
