@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from scoring.rules.columns import Cell, ColumnValues, cell
-from scoring.rules.ruleset import Judgement, RowJudgement, RuleSet
+from scoring.rules.ruleset import Judgement, RuleSet
 from scoring.verdicts import Verdict
 
 _PLACEHOLDER = re.compile(r"\{([^{}]*)\}")
@@ -38,12 +38,6 @@ def reasons(
         cells = {name: cell(columns[name], int(row)) for name in ruleset.columns}
         found[int(row)] = _explain(ruleset, int(judgement.rule[row]), given, cells)
     return found
-
-
-def row_reasons(ruleset: RuleSet, judgement: RowJudgement, row: Mapping[str, Cell]) -> tuple[Reason, ...]:
-    """The reasons of one row judged on the scalar path; empty when the verdict is allow."""
-    given = [(index, verdict) for index, verdict in judgement.hits if verdict is not Verdict.ALLOW]
-    return _explain(ruleset, judgement.rule, given, row)
 
 
 def _explain(

@@ -383,7 +383,7 @@ def _answers(batch: ScoredBatch, events: EventBatch) -> list[dict[str, Any]]:
     judged = 0
     for event_id, code in zip(events.column("event_id").to_pylist(), batch.disposition.tolist(), strict=True):
         answer: dict[str, Any] = {"event_id": event_id, "disposition": Disposition(code).text}
-        if code == Disposition.APPLIED:
+        if code <= Disposition.CORRECTED:
             answer["verdict"] = Verdict(int(batch.live.verdict[judged])).label
             answer["verdict_alone"] = Verdict(int(batch.alone.verdict[judged])).label
             answer["degraded"] = batch.degraded

@@ -17,8 +17,12 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
+from crypto.errors import CryptoError
+from governance.log.follow import LogFollowError
+from governance.members import MembershipError
+from governance.messages.codec import MalformedError
 from governance.messages.problems import ProblemError, RequestError
-from governance.policy.decision import RefusedError
+from governance.policy.decision import PolicyError, RefusedError
 from member_node.client.ports import PartyUnreachableError
 from member_node.service.counts import ConsortiumCounts
 from member_node.service.evidence import (
@@ -35,7 +39,6 @@ from member_node.service.policy import NotJoinedError
 from member_node.streams.events import EventBatch, check_events, entities_of, transactions_of
 from member_node.streams.journal import Draft, Frame, Journal
 from member_node.streams.mapping import StreamMapping
-from scoring.features.admission import Disposition
 from scoring.features.engine import FeatureMatrix
 from scoring.reasons import Reason, reasons
 from scoring.rules.columns import ColumnValues
@@ -45,11 +48,17 @@ from scoring.verdicts import VERDICT_LABELS, TierTable
 
 LOGGER = logging.getLogger(__name__)
 EVENTS, OUTCOMES = "events", "outcomes"
-# The consortium is out of reach for a lookup; the bank scores on without it and says so in the verdict.
+# The consortium is out of reach for a lookup, or what it says does not hold: the bank scores on without it and says so
+# in the verdict. Whoever lies to a bank must not be able to stop it from scoring.
 UNREACHABLE = (
     ConsortiumUnavailableError,
+    CryptoError,
+    LogFollowError,
+    MalformedError,
+    MembershipError,
     NotJoinedError,
     PartyUnreachableError,
+    PolicyError,
     ProblemError,
     RefusedError,
     RequestError,
@@ -213,7 +222,7 @@ class ScoringService:
 
     def _judge(self, frame: Frame, batch: TransactionBatch, features: FeatureMatrix) -> ScoredBatch:
         disposition = features.disposition
-        applied = np.flatnonzero(disposition == Disposition.APPLIED)
+        applied = np.flatnonzero(features.applied)
         events = frame.rows
         if len(applied) < len(batch):
             events, batch = events.take(pa.array(applied)), batch.take(applied)

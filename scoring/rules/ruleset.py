@@ -25,7 +25,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from scoring.rules.columns import Cell, ColumnSchema, ColumnValues
+from scoring.rules.columns import Cell, ColumnSchema, ColumnValues, cell
 from scoring.rules.language import Expression, RuleSyntaxError, parse_condition
 from scoring.rules.scalar import compile_scalar
 from scoring.rules.vectorised import compile_vectorised
@@ -107,7 +107,10 @@ class RuleSet:
         ``columns`` holds arrays of that length (float64, bool or TextColumn) for at least :attr:`columns`;
         ``limits`` gives for each evidence kind the strongest verdict (uint8 [n]) its tier permits in each row.
         A kind without limits permits nothing: evidence nobody bounded does not count.
+        A batch of one takes the scalar path: NumPy's cost a call would be all there is to see.
         """
+        if rows == 1:
+            return self._evaluate_one(columns, limits or {})
         count = len(self.rules)
         hits = np.zeros((rows, count), dtype=np.bool_)
         effective = np.zeros((rows, count), dtype=np.uint8)
@@ -130,6 +133,22 @@ class RuleSet:
             verdict[stronger] = given[stronger]
             deciding[stronger] = index
         return Judgement(verdict, deciding, hits, effective, errors)
+
+    def _evaluate_one(
+        self, columns: Mapping[str, ColumnValues], limits: Mapping[str, NDArray[np.uint8]]
+    ) -> Judgement:
+        cells = {name: cell(columns[name], 0) for name in self.columns}
+        single = self.evaluate_row(cells, {kind: Verdict(int(limit[0])) for kind, limit in limits.items()})
+        hits = np.zeros((1, len(self.rules)), dtype=np.bool_)
+        effective = np.zeros((1, len(self.rules)), dtype=np.uint8)
+        errors = np.zeros(len(self.rules), dtype=np.int64)
+        for index, given in single.hits:
+            hits[0, index] = True
+            effective[0, index] = given
+        errors[list(single.errors)] = 1
+        return Judgement(
+            np.array([single.verdict], np.uint8), np.array([single.rule], np.int16), hits, effective, errors
+        )
 
     def evaluate_row(
         self, row: Mapping[str, Cell], limits: Mapping[str, Verdict] | None = None

@@ -38,6 +38,15 @@ def test_findings_on_one_indicator_become_one_label_and_invalid_ones_none(world)
     assert view.distinct_victims == 7
 
 
+@pytest.mark.parametrize("reverse", [False, True])
+def test_the_order_of_labels_tells_nothing_of_the_order_of_values(world, reverse):
+    values = sorted((f"TERMINAL{number:04}" for number in range(40)), reverse=reverse)
+    world.banks["bank-a"].contribution.contribute([finding(value) for value in values], 5_000)
+    tags = [decode(SealedLabel, each.payload).tag for each in world.chair.deltas[0].labels]
+    assert tags == sorted(tags)
+    assert tags != [world.banks["bank-a"].lookup.cached("terminal", value).tag for value in values]
+
+
 def test_kinds_of_several_groups_are_submitted_apart(world):
     findings = [
         finding("T1"),

@@ -7,6 +7,11 @@ import numpy as np
 import polars as pl
 import pytest
 
+from crypto.errors import InvalidSignatureError
+from governance.log.follow import UntrustedCheckpointError
+from governance.members import MembershipError
+from governance.messages.codec import MalformedError
+from governance.policy.decision import PolicyError
 from governance.policy.default import default_bundle
 from member_node.service.history import HistoryStore
 from member_node.service.index import SyncReport
@@ -376,6 +381,29 @@ def test_a_crash_between_journal_and_history_loses_and_repeats_nothing(
         assert bank.history().equals(wanted.history())
         assert bank.outcomes.totals() == wanted.outcomes.totals()
         wanted.stop()
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        MembershipError("", "the roll has no key for terminals"),
+        UntrustedCheckpointError("not signed by the log's key"),
+        InvalidSignatureError("the roll's signature does not verify"),
+        MalformedError("MembershipRoll: truncated"),
+        PolicyError("the bundle has no tiers"),
+    ],
+    ids=lambda error: type(error).__name__,
+)
+def test_a_lying_coordinator_cannot_stop_a_bank_from_scoring(banks, monkeypatch, error):
+    def refuse(self, kind, values):
+        raise error
+
+    bank = banks[0]
+    bank.open()
+    monkeypatch.setattr(Access, "tags", refuse)
+    report = bank.stream.score((FIRST + 1) * DAY_MS)
+    assert report.degraded == report.scored > 0
+    assert str(error) in report.reason
 
 
 def test_without_the_consortium_the_bank_scores_on_and_says_so(banks):

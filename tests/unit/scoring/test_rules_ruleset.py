@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from scoring.reasons import reasons, row_reasons
+from scoring.reasons import reasons
 from scoring.rules.columns import Column, ColumnSchema, ColumnType, cell
 from scoring.rules.ruleset import RuleSetError, load_ruleset
 from scoring.verdicts import EvidenceTier, TierTable, Verdict, verdict_named
@@ -114,7 +114,12 @@ def test_single_rows_give_what_the_batch_gives():
         single = ruleset.evaluate_row(cells, {"terminal": Verdict(int(limits[row]))})
         assert (single.verdict, single.rule) == (batch.verdict[row], batch.rule[row])
         assert [index for index, _ in single.hits] == np.flatnonzero(batch.hits[row]).tolist()
-        assert row_reasons(ruleset, single, cells) == explained.get(row, ())
+        one = {name: values[row : row + 1] for name, values in COLUMNS.items()}
+        alone = ruleset.evaluate(one, 1, {"terminal": limits[row : row + 1]})
+        assert (alone.verdict[0], alone.rule[0]) == (batch.verdict[row], batch.rule[row])
+        np.testing.assert_array_equal(alone.hits[0], batch.hits[row])
+        np.testing.assert_array_equal(alone.effective[0], batch.effective[row])
+        assert reasons(ruleset, alone, one).get(0, ()) == explained.get(row, ())
     assert ruleset.evaluate_row({name: cell(v, 1) for name, v in COLUMNS.items()}).errors == (1,)
 
 
