@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from importlib import import_module
 from importlib.metadata import version
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -28,7 +29,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "inquiry": ("member_node.inquiry_cli", "Ask the consortium for a joint statistic."),
     "features": ("member_node.features_cli", "Compute features of a file through the streaming engine."),
     "policy": ("governance.policy.cli", "Show a policy bundle and try decisions against it."),
-    "audit": ("governance.log.cli", "Verify an exported governance log offline."),
+    "audit": ("governance.log.cli", "Verify an exported governance log offline; export it."),
     "bench": ("sandbox.bench.cli", "Measure each part as a ratio to its peers or its primitive operations."),
     "doctor": ("sandbox.doctor", "Say what this machine can run and how to mend what is missing."),
 }
@@ -44,11 +45,30 @@ class LazyGroup(TyperGroup):
         if cmd_name not in COMMANDS:
             return None
         module, _ = COMMANDS[cmd_name]
-        return typer.main.get_command(import_module(module).app)
+        command = typer.main.get_command(import_module(module).app)
+        if cmd_name == "audit":
+            # Verifying needs files alone; writing an export needs the coordinator's store, so it is lent from there.
+            command.add_command(typer.main.get_command(_export), "export")  # type: ignore[attr-defined]
+        return command
 
     def format_commands(self, ctx: Context, formatter: HelpFormatter) -> None:
         with formatter.section("Commands"):
             formatter.write_dl([(name, text) for name, (_, text) in COMMANDS.items()])
+
+
+_export = typer.Typer(add_completion=False)
+
+
+@_export.command("export")
+def _write_export(
+    directory: Annotated[Path, typer.Option("--directory", help="The coordinator's data directory.")],
+    out: Annotated[Path, typer.Option("--out", help="New directory for the exported log.")],
+    reader: Annotated[
+        str, typer.Option("--reader", help="Party id the export is for; the coordinator if empty.")
+    ] = "",
+) -> None:
+    """Write a coordinator's whole log to files, verify them, and say what they hold (the coordinator's operator)."""
+    import_module("coordinator.cli").export(directory, out, reader)
 
 
 app = typer.Typer(

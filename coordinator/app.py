@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import socket
 import time
 from collections.abc import AsyncIterator, Callable
@@ -16,8 +17,8 @@ from starlette.exceptions import HTTPException
 from coordinator.api.gate import BodyAllowance, read_arrival
 from coordinator.api.routes import router
 from coordinator.composition import Coordinator
-from coordinator.settings import load_settings
-from governance.messages.problems import RequestError, problem_for
+from coordinator.settings import check_private, load_settings
+from governance.messages.problems import RequestError
 
 KEEP_ALIVE_SECONDS = 75
 GRACE_SECONDS = 10
@@ -31,8 +32,13 @@ def create_app(directory: Path, *, clock: Callable[[], float] = time.time) -> Fa
 
 
 def serve(directory: Path) -> None:
-    """Serve a data directory until SIGTERM or SIGINT; long polls end at once, other requests get ten seconds."""
+    """Serve a data directory until SIGTERM or SIGINT; long polls end at once, other requests get ten seconds.
+
+    From here on this process makes files that only its user can read.
+    """
+    os.umask(0o077)
     settings = load_settings(directory)
+    check_private(directory)
     # Opened here, so that what is wrong with the directory is said before anything listens.
     coordinator = Coordinator(settings, clock=time.time)
     config = uvicorn.Config(
@@ -64,13 +70,20 @@ class _Server(uvicorn.Server):
         await super().shutdown(sockets)
 
 
+def make_allowance(coordinator: Coordinator) -> BodyAllowance:
+    """Each party of the roll may fill an equal part of the memory for bodies, at least with one largest body."""
+    settings = coordinator.settings
+    share = settings.max_arriving_bytes // len(coordinator.consortium.everyone)
+    return BodyAllowance(settings.max_arriving_bytes, max(share, settings.max_body_bytes))
+
+
 def _build(make: Callable[[], Coordinator]) -> FastAPI:
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         coordinator = make()
         current_default_thread_limiter().total_tokens = coordinator.settings.threads
         app.state.coordinator = coordinator
-        app.state.allowance = BodyAllowance(coordinator.settings.max_arriving_bytes)
+        app.state.allowance = make_allowance(coordinator)
         coordinator.start()
         try:
             yield
@@ -89,7 +102,7 @@ async def _unknown_address(request: Request, error: Exception) -> Response:
     """404 and 405 as problems, like everything else."""
     status = error.status_code if isinstance(error, HTTPException) else 500
     name = {404: "not-found", 405: "method-not-allowed"}.get(status, "malformed")
-    arrival = await read_arrival(request, BodyAllowance(NO_BODY))
+    arrival = await read_arrival(request, BodyAllowance(NO_BODY, NO_BODY))
     fault = RequestError(name, f"{request.method} {request.url.path} is not an endpoint")
-    answer: Response = request.app.state.coordinator.gate.refuse(arrival, problem_for(fault))
+    answer: Response = request.app.state.coordinator.gate.refuse(arrival, fault)
     return answer

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -63,6 +64,7 @@ def init(
     ] = "wall",
 ) -> None:
     """Make a data directory with fresh keys and the default policy; prints what members pin."""
+    os.umask(0o077)
     with _explained():
         anchors = init_coordinator(
             directory,

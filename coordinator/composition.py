@@ -50,7 +50,7 @@ class Coordinator:
             random=secrets.token_bytes,
         )
         self.consortium = publish(self._database, self.log, settings.party, settings.identity)
-        self.permission = Permission(self.consortium, self.log)
+        self.permission = Permission(self._database, self.consortium, self.log, clock)
         self.index = IndexService(
             self._database,
             self.log,
@@ -66,6 +66,7 @@ class Coordinator:
             self._database,
             self.log,
             self.consortium,
+            self.permission,
             self._room,
             clock=clock,
             checkpoint_age=settings.checkpoint_refresh_seconds,
@@ -81,7 +82,7 @@ class Coordinator:
         )
 
     def start(self) -> None:
-        """Let time pass: inquiries expire and old nonces are forgotten until :meth:`close`."""
+        """Let time pass until :meth:`close`: inquiries expire, counts become entries, old nonces are forgotten."""
         self._thread = threading.Thread(target=self._pass_time, name="coordinator-time", daemon=True)
         self._thread.start()
 
@@ -90,18 +91,22 @@ class Coordinator:
         self._room.close()
 
     def close(self) -> None:
-        """Stop the thread, end all long polls and close the store."""
+        """Stop the thread, end all long polls, log what is counted and close the store."""
         self._stopping.set()
         self.release_waiting()
         if self._thread is not None:
             self._thread.join()
-        self._database.close()
+        try:
+            self.permission.close_all()
+        finally:
+            self._database.close()
 
     def _pass_time(self) -> None:
         next_sweep = self._clock() + SWEEP_SECONDS
         while not self._stopping.wait(TICK_SECONDS):
             try:
                 self.inquiries.expire_due()
+                self.permission.close_due()
                 if self._clock() >= next_sweep:
                     self._nonces.sweep(int(self._clock()))
                     next_sweep = self._clock() + SWEEP_SECONDS

@@ -8,6 +8,7 @@ from contextlib import closing
 from pathlib import Path
 
 from coordinator.service.log import GovernanceLog
+from coordinator.service.permission import close_counts
 from coordinator.settings import load_settings
 from coordinator.storage import log as stored
 from coordinator.storage.database import Database
@@ -20,7 +21,8 @@ from governance.log.report import AuditReport
 def export_log(directory: Path, out: Path, *, reader: str = "") -> AuditReport:
     """Write the log of a data directory to the new directory ``out``, verify it, and return what it says.
 
-    That the log left for ``reader`` (a party id; by default the coordinator) is itself an entry. Raises
+    What is counted so far is logged first. That the log left for ``reader`` (a party id; by default the coordinator)
+    is itself an entry. Raises
     :class:`~governance.log.export.AuditError` if what was written does not verify.
     """
     settings = load_settings(directory)
@@ -34,9 +36,9 @@ def export_log(directory: Path, out: Path, *, reader: str = "") -> AuditReport:
         )
         reader = reader or settings.party
         with log.transaction() as transaction:
-            transaction.append(
-                ExportEntry(at=transaction.at, parties=[reader], reader=reader, size=transaction.first)
-            )
+            close_counts(transaction)
+            size = transaction.first + len(transaction.staged)
+            transaction.append(ExportEntry(at=transaction.at, parties=[reader], reader=reader, size=size))
         head = log.head
         with database.read() as connection:
             write_export(

@@ -70,6 +70,7 @@ _BOUNDS = {
 def write_settings(directory: Path, values: dict[str, str | int], seeds: dict[str, bytes]) -> None:
     """Make a data directory with a settings file and secrets; an existing one is never overwritten."""
     directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+    check_private(directory)
     path = directory / SETTINGS_FILE
     if path.exists():
         raise SettingsError(f"{path} exists already: choose an empty directory")
@@ -78,6 +79,12 @@ def write_settings(directory: Path, values: dict[str, str | int], seeds: dict[st
     # A JSON string is a TOML basic string, and so are JSON's integers.
     lines = [f"{name} = {json.dumps(value)}\n" for name, value in values.items()]
     _write_new(path, "".join(lines).encode())
+
+
+def check_private(directory: Path) -> None:
+    """Raise :class:`SettingsError` if others than its owner may enter a data directory."""
+    if stat.S_IMODE(directory.stat().st_mode) & 0o077:
+        raise SettingsError(f"{directory} is open to other users: chmod 700 it")
 
 
 def load_settings(directory: Path) -> Settings:

@@ -275,11 +275,6 @@ def scalar_multiply_each(scalar: bytes, others: Sequence[bytes]) -> list[bytes]:
     return products
 
 
-def invert(scalar: bytes) -> bytes:
-    """``1 / scalar`` modulo ORDER, constant in time."""
-    return invert_each((scalar,))[0]
-
-
 def invert_each(scalars: Sequence[bytes]) -> list[bytes]:
     """Inverses of a batch with one inversion and three multiplications an item (Montgomery's trick).
 

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from enum import StrEnum
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from crypto.signing import VERIFY_KEY_SIZE
 from governance.indicators import ALL_KIND_GROUPS, NORMAL_FORMS_VERSION
@@ -26,6 +26,13 @@ class Role(StrEnum):
     MEMBER = "member"
     COORDINATOR = "coordinator"
     REGULATOR = "regulator"
+
+
+class PinnedParty(NamedTuple):
+    """What was agreed with a party out of band: its role and its Ed25519 verify key (32 bytes)."""
+
+    role: str
+    verify_key: bytes
 
 
 class MembershipError(Exception):
@@ -78,13 +85,60 @@ def check_roll(roll: MembershipRoll) -> None:
 
 
 def check_successor(old: MembershipRoll, new: MembershipRoll) -> None:
-    """Raise :class:`MembershipError` if ``new`` goes back behind ``old`` or says something else under its version."""
+    """Raise :class:`MembershipError` if ``new`` goes back behind ``old`` or says something else under its version.
+
+    A party that stays keeps verify key and role, and within a key epoch its share index: otherwise whoever writes the
+    roll could put itself in the place of anybody. Another key is another party: it leaves and is admitted anew.
+    """
     if new.version < old.version or new.epoch < old.epoch:
         raise MembershipError(
             "", f"roll version {new.version} is older than {old.version}, which was accepted before"
         )
     if new.version == old.version and new != old:
         raise MembershipError("", f"two different rolls have version {new.version}")
+    known = {entry.party: entry for entry in old.parties}
+    for entry in new.parties:
+        before = known.get(entry.party)
+        if before is None:
+            continue
+        if entry.verify_key != before.verify_key:
+            raise MembershipError("", f"roll version {new.version} changes the verify key of {entry.party}")
+        if entry.role != before.role:
+            raise MembershipError(
+                "", f"roll version {new.version} changes the role of {entry.party} from {before.role}"
+            )
+        if new.epoch == old.epoch and entry.share_index != before.share_index:
+            raise MembershipError(
+                "",
+                f"roll version {new.version} changes the share index of {entry.party} within epoch {new.epoch}",
+            )
+
+
+def check_newcomers(
+    old: MembershipRoll | None, new: MembershipRoll, pinned: Mapping[str, PinnedParty]
+) -> None:
+    """Raise :class:`MembershipError` unless every party that ``old`` does not name is one of ``pinned``.
+
+    ``pinned``: what a member's own operator has from other banks' operators, so that nobody can invent members;
+    with no ``old`` roll it must name every party of ``new``.
+    """
+    known = set() if old is None else {entry.party for entry in old.parties}
+    for entry in new.parties:
+        if entry.party in known:
+            continue
+        pin = pinned.get(entry.party)
+        if pin is None:
+            raise MembershipError(
+                "",
+                f"roll version {new.version} adds {entry.party}, whose card is not pinned here: get the card from "
+                "that party itself and run `subrosa member pin`",
+            )
+        if pin != PinnedParty(entry.role, entry.verify_key):
+            raise MembershipError(
+                "",
+                f"roll version {new.version} adds {entry.party} with another verify key or role than its card, "
+                "which is pinned here",
+            )
 
 
 def verify_keys(roll: MembershipRoll) -> dict[str, bytes]:
@@ -98,14 +152,6 @@ def find_party(roll: MembershipRoll, party: str) -> RollEntry:
         if entry.party == party:
             return entry
     raise MembershipError(party, "is not on the membership roll")
-
-
-def require_role(roll: MembershipRoll, party: str, role: Role) -> RollEntry:
-    """The entry of ``party`` if it has ``role``; raises :class:`MembershipError`."""
-    entry = find_party(roll, party)
-    if entry.role != role:
-        raise MembershipError(party, f"is a {entry.role}, not a {role}")
-    return entry
 
 
 def coordinator(roll: MembershipRoll) -> RollEntry:
@@ -178,6 +224,8 @@ def _check_entry(entry: RollEntry, epoch: int) -> None:
 
 
 def _check_group_key(key: GroupKey, holders: set[int], epoch: int) -> None:
+    from crypto.threshold import least_threshold  # here, as in key_set
+
     name = f"group key {key.kind_group}"
     if key.kind_group not in ALL_KIND_GROUPS:
         raise MembershipError("", f"{name}: unknown kind group")
@@ -187,7 +235,7 @@ def _check_group_key(key: GroupKey, holders: set[int], epoch: int) -> None:
     _check_unique(f"{name}: share index", indices)
     if set(indices) != holders:
         raise MembershipError("", f"{name}: the public shares are not those of the roll's key holders")
-    if not len(indices) // 2 + 1 <= key.threshold <= len(indices):
+    if not least_threshold(len(indices)) <= key.threshold <= len(indices):
         raise MembershipError(
             "", f"{name}: threshold {key.threshold} of {len(indices)} is not a majority of the holders"
         )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import logging
+import os
 import sys
 from pathlib import Path
 
@@ -13,11 +14,15 @@ from member_node.app import create_app
 from member_node.secret_files import SecretFileError
 from member_node.settings import MemberSettings, SettingsError, load_settings
 
-GRACE_SECONDS = 5
+GRACE_SECONDS = 4
 
 
 def serve(settings: MemberSettings) -> None:
-    """Serve until SIGTERM or SIGINT; one worker, because the node's state is in this process."""
+    """Serve until SIGTERM or SIGINT; one worker, because the node's state is in this process.
+
+    From here on this process makes files that only its user can read.
+    """
+    os.umask(0o077)
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s %(message)s")
     for chatty in ("httpx", "alembic"):
         logging.getLogger(chatty).setLevel(logging.WARNING)

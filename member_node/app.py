@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+import asyncio
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 
-from fastapi import Depends, FastAPI, Request, Response
+from fastapi import FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
-from starlette.concurrency import run_in_threadpool
 from starlette.exceptions import HTTPException
 
 from crypto.errors import CryptoError
@@ -20,21 +20,27 @@ from governance.messages.codec import MalformedError
 from governance.messages.http_signatures import HttpSignatureError
 from governance.messages.problems import ProblemError, RequestError
 from governance.policy.decision import PolicyError, RefusedError
-from member_node.api.bank import bank_router, operator_check
+from member_node.api.bank import bank_router
 from member_node.api.consortium import consortium_router
 from member_node.api.gate import not_found, unsigned_problem
+from member_node.api.operator import OperatorDoor
 from member_node.api.streams import stream_router
 from member_node.client.ports import PartyUnreachableError
 from member_node.compute.batch import BatchCrypto
-from member_node.compute.ray_cluster import RayCluster
+from member_node.compute.ray_cluster import RayCluster, RayClusterError
+from member_node.compute.shards import ShardedEngine
 from member_node.node import MemberNode
+from member_node.secret_files import TOKEN_FILE, read_secret
 from member_node.service.contribution import BrokenReceiptError
 from member_node.service.index import FeedError
 from member_node.service.inquiry import InquiryFailedError
 from member_node.service.lookup import ConsortiumUnavailableError
 from member_node.service.policy import NotJoinedError
+from member_node.service.scoring import Engine
 from member_node.settings import MemberSettings
 from member_node.streaming import attach_stream
+from scoring.features.engine import FeatureEngine
+from scoring.features.spec import FeatureSpec
 
 BANK_PREFIX = "/bank/v1"
 EXPECTED_ERRORS: tuple[type[Exception], ...] = (
@@ -56,36 +62,62 @@ EXPECTED_ERRORS: tuple[type[Exception], ...] = (
     FeedError,
     BrokenReceiptError,
     LogFollowError,
+    RayClusterError,
 )
 
 
 def create_app(settings: MemberSettings) -> FastAPI:
     """An application for one data directory; storage is opened here, threads start with its lifespan."""
-    crypto = BatchCrypto(RayCluster())
+    cluster = RayCluster()
+    crypto = BatchCrypto(cluster)
     node = MemberNode(settings, map_chunks=crypto.map)
     node.on_close(crypto.close)
-    return build_app(node)
+    if settings.shards == 1:
+        return build_app(node)
+    return build_app(node, ShardedEngines(cluster, settings.shards))
 
 
-def build_app(node: MemberNode) -> FastAPI:
-    """The application around a node that is already put together; it closes the node when it ends."""
+class ShardedEngines:
+    """Makes the feature engine of a bank's one stream on its Ray; the engine before it is ended first."""
+
+    def __init__(self, cluster: RayCluster, shards: int) -> None:
+        self._cluster = cluster
+        self._shards = shards
+        self._engine: ShardedEngine | None = None
+
+    def __call__(self, spec: FeatureSpec) -> ShardedEngine:
+        """An engine without state; raises what :class:`ShardedEngine` raises."""
+        if self._engine is not None:
+            self._engine.close()
+        self._engine = ShardedEngine(self._cluster, spec, self._shards)
+        return self._engine
+
+
+def build_app(node: MemberNode, engine: Callable[[FeatureSpec], Engine] = FeatureEngine) -> FastAPI:
+    """The application around a node that is already put together; it closes the node when it ends.
+
+    ``engine`` makes the feature engine of a stream that is opened.
+    """
 
     @asynccontextmanager
     async def lifespan(_app: FastAPI) -> AsyncIterator[None]:
         node.start()
         yield
-        await run_in_threadpool(node.close)
+        # Not in the pool of the requests: it may be full of those that wait for what is closed here.
+        await asyncio.to_thread(node.close)
 
     app = FastAPI(
         title="Subrosa member node", lifespan=lifespan, docs_url=None, redoc_url=None, openapi_url=None
     )
     app.state.node = node
     app.include_router(consortium_router(node))
-    guarded = [Depends(operator_check(node))]
-    app.include_router(bank_router(node), prefix=BANK_PREFIX, dependencies=guarded)
-    stream = stream_router(attach_stream(node), node.party)
-    app.include_router(stream, prefix=BANK_PREFIX, dependencies=guarded)
-    _answer_problems(app, node.party)
+    bank = FastAPI(docs_url=None, redoc_url=None, openapi_url=None)
+    bank.include_router(bank_router(node))
+    bank.include_router(stream_router(attach_stream(node, engine), node.party))
+    for each in (app, bank):
+        _answer_problems(each, node.party)
+    token = read_secret(node.directory / TOKEN_FILE).strip()
+    app.mount(BANK_PREFIX, OperatorDoor(bank, token))
     return app
 
 
@@ -118,7 +150,7 @@ def _answer_problems(app: FastAPI, party: str) -> None:
 def _translated(error: Exception, party: str) -> Exception:
     """The member's own errors as rows of the one table of problems."""
     match error:
-        case NotJoinedError() | ConsortiumUnavailableError() | InquiryFailedError():
+        case NotJoinedError() | ConsortiumUnavailableError() | InquiryFailedError() | RayClusterError():
             return RequestError("unavailable", str(error), party)
         case PartyUnreachableError():
             return RequestError("unavailable", str(error), error.party)

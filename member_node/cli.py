@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -50,6 +51,7 @@ def init(
     host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
 ) -> None:
     """Make a data directory with fresh secrets; prints the card for the coordinator's operator."""
+    os.umask(0o077)
     with _explained():
         card = setup.init_member(
             directory, party=party, name=name, host=host, port=port, coordinator_url=coordinator_url
@@ -77,6 +79,21 @@ def trust(
         card = PartyCard.from_json(coordinator_card.read_text(encoding="utf-8"))
         setup.trust(directory, card, log_key, log_key.partition("+")[0])
     typer.echo(f"{card.party} and its log are pinned")
+
+
+@app.command()
+def pin(
+    directory: Directory,
+    party_card: Annotated[
+        Path,
+        typer.Argument(help="Card of another member or a regulator, a JSON file from that party itself."),
+    ],
+) -> None:
+    """Pin another party's key; a roll that names a party whose card is not pinned is refused."""
+    with _explained():
+        card = PartyCard.from_json(party_card.read_text(encoding="utf-8"))
+        setup.pin_party(directory, card)
+    typer.echo(f"{card.party} ({card.role}) is pinned")
 
 
 @app.command("directory")
@@ -138,8 +155,8 @@ def replay(
                 scored += answer["scored"]
                 for verdict, count in answer["verdicts"].items():
                     totals[verdict] = totals.get(verdict, 0) + count
-                if shared["reason"]:
-                    bar.console.print(f"{day_text(day)}: {shared['reason']}")
+                for text in filter(None, (shared["distrust"], shared["reason"])):
+                    bar.console.print(f"{day_text(day)}: {text}")
                 bar.advance(task)
     if as_json:
         typer.echo(json.dumps({"scored": scored, "verdicts": totals}))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import secrets
+import threading
 import time
 from collections.abc import Callable
 from typing import Any
@@ -11,7 +12,6 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from governance.log.follow import LogFollowError
 from member_node.background import BackgroundLoop
 from member_node.client.coordinator import HttpCoordinator
 from member_node.client.key_holder import HttpKeyHolders
@@ -25,7 +25,8 @@ from member_node.client.ports import (
 )
 from member_node.client.signed_http import Caller, SignedHttp
 from member_node.compute.decryption import DecryptionChild
-from member_node.secret_files import StorageKey, load_key_shares, read_identity
+from member_node.latencies import Latencies
+from member_node.secret_files import StorageKey, check_private, load_key_shares, read_identity
 from member_node.service.contribution import ContributionService
 from member_node.service.holder import HolderService
 from member_node.service.index import IndexMirror
@@ -35,20 +36,24 @@ from member_node.service.participation import Participation
 from member_node.service.policy import Anchors, Consortium, OwnShare
 from member_node.service.tag_cache import TagCache
 from member_node.service.totals import TotalsService
-from member_node.settings import MemberSettings, SettingsError
+from member_node.settings import MemberSettings, SettingsError, load_settings
 from member_node.setup import read_ids
 from member_node.storage.database import Database
 from member_node.storage.evaluations import EvaluationStore
 from member_node.storage.labels import LabelStore
 from member_node.storage.questions import QuestionStore
 from member_node.storage.tags import TagStore
+from member_node.storage.traffic import TrafficStore
 from member_node.storage.trust import FaultStore, ReplayStore, TrustStore
-from member_node.traffic import TrafficMeter, WireCapture
+from member_node.traffic import TrafficKeeper, WireCapture
 
 REFRESH_SECONDS = 60
 POLL_SECONDS = 2.0
 SOON_SECONDS = 0.5
-STOP_SECONDS = 8.0
+STOP_SECONDS = 3.0
+SAVE_SECONDS = 10.0
+# Anybody on the roll can claim a newer policy; the coordinator is asked about it no more often than this.
+LEARN_SECONDS = 5.0
 LOGGER = logging.getLogger(__name__)
 
 
@@ -82,7 +87,8 @@ class MemberNode:
         self.directory = settings.directory
         self.party = settings.party
         self.clock = clock
-        self.meter = TrafficMeter()
+        check_private(settings.directory)
+        self.latencies = Latencies()
         self.capture = None if settings.capture_directory is None else WireCapture(settings.capture_directory)
         self.local_statistic: LocalStatistic = NoStatistic()
         self.directory_values = _read_directory(settings)
@@ -91,7 +97,11 @@ class MemberNode:
         self.database = Database.in_directory(settings.directory, settings.database_url)
         self.replays = ReplayStore(self.database)
         self.faults = FaultStore(self.database)
+        self._stoppers: list[Callable[[float], None]] = []
         self._closers: list[Callable[[], None]] = [self.database.close]
+        self.traffic = TrafficKeeper(TrafficStore(self.database), clock())
+        self.meter = self.traffic.meter
+        self.on_close(self.traffic.save)
 
         shares = load_key_shares(settings.directory, self.storage)
         own_shares = [
@@ -118,7 +128,15 @@ class MemberNode:
         self.coordinator: CoordinatorPort = coordinator or HttpCoordinator(
             self.http, trust.coordinator, settings.coordinator_url
         )
-        self.consortium = Consortium(anchors, self.coordinator, TrustStore(self.database), clock, own_shares)
+        self.consortium = Consortium(
+            anchors,
+            self.coordinator,
+            TrustStore(self.database),
+            clock,
+            own_shares,
+            # Read anew for each roll, so that a card can be pinned while the node runs.
+            pinned=lambda: load_settings(settings.directory).pins,
+        )
 
         evaluations = EvaluationStore(self.database)
         labels = LabelStore(self.database)
@@ -130,12 +148,14 @@ class MemberNode:
         self.lookup = LookupService(
             self.consortium,
             self.holder,
-            HttpKeyHolders(self.http, lambda: self.consortium.roll, self.party),
+            HttpKeyHolders(self.http, lambda: self.consortium.roll, self.party, settings.patience),
             cache,
             self.faults,
             clock=clock,
             random=random,
             map_chunks=map_chunks,
+            patience=settings.patience,
+            latencies=self.latencies,
         )
         self.on_close(self.lookup.close)
         self.index = IndexMirror(self.consortium, self.coordinator, labels, cache, self.faults, clock=clock)
@@ -161,9 +181,12 @@ class MemberNode:
             self.faults,
             dataset="" if public is None else public.dataset,
             directory_digest=b"" if public is None else public.digest,
-            sum_and_decrypt=lambda key, parts, length, bound: decryption.decrypt_sum(key, parts, length, bound=bound),
+            sum_and_decrypt=lambda key, parts, length, bound: decryption.decrypt_sum(
+                key, parts, length, bound=bound
+            ),
             clock=clock,
             random=random,
+            latencies=self.latencies,
         )
         self.participation = Participation(
             self.key,
@@ -178,14 +201,21 @@ class MemberNode:
         )
         self.totals = TotalsService(self.party, self.key, self.coordinator, evaluations, clock=clock)
         self._refreshed = 0.0
+        self._learning = threading.Lock()
+        self._learned = -LEARN_SECONDS
         self.loops = [
             BackgroundLoop("inquiry-participant", self._participate),
             BackgroundLoop("totals-sender", self._send_totals),
+            BackgroundLoop("traffic-keeper", self._save_traffic),
         ]
 
     def on_close(self, closer: Callable[[], None]) -> None:
         """Have ``closer`` called at :meth:`close`, before everything that was registered earlier."""
         self._closers.insert(0, closer)
+
+    def on_stop(self, stopper: Callable[[float], None]) -> None:
+        """Have ``stopper`` called first at :meth:`close`, with the seconds it may wait for what is under way."""
+        self._stoppers.append(stopper)
 
     def start(self) -> None:
         """Start the background threads."""
@@ -193,15 +223,23 @@ class MemberNode:
             loop.start()
 
     def close(self) -> None:
-        """Stop the threads, then everything that was registered, newest first."""
+        """Stop the threads and the calls they wait for, then everything that was registered, newest first."""
         for loop in self.loops:
             loop.stop()
+        deadline = time.monotonic() + STOP_SECONDS
+        for stopper in self._stoppers:
+            stopper(max(0.0, deadline - time.monotonic()))
+        self.http.abort()
         for loop in self.loops:
-            if not loop.join(STOP_SECONDS):
+            if not loop.join(max(1.0, deadline - time.monotonic())):
                 LOGGER.warning("%s did not stop within %s s", loop.name, STOP_SECONDS)
-        for closer in self._closers:
-            closer()
-        self._closers.clear()
+        closers, self._closers = self._closers, []
+        for closer in closers:
+            try:
+                closer()
+            except Exception:
+                # What is registered later (the bank's Ray, the counters, the database) must be closed all the same.
+                LOGGER.exception("%s: closing failed", self.party)
 
     def is_ready(self) -> bool:
         """Whether this node has verified roll, policy and a fresh checkpoint."""
@@ -216,6 +254,18 @@ class MemberNode:
         """Fetch and verify roll, policy and checkpoint."""
         self.consortium.refresh()
         self._refreshed = time.monotonic()
+
+    def learn(self) -> None:
+        """:meth:`refresh` because another party knows of something newer; at once nothing while that is under way, or
+        was tried less than :data:`LEARN_SECONDS` ago, whatever came of it."""
+        if not self._learning.acquire(blocking=False):
+            return
+        try:
+            if time.monotonic() - self._learned >= LEARN_SECONDS:
+                self._learned = time.monotonic()
+                self.refresh()
+        finally:
+            self._learning.release()
 
     def status(self) -> dict[str, Any]:
         """What the bank's operator, and a report of the sandbox, want to know; one JSON object."""
@@ -234,6 +284,10 @@ class MemberNode:
             "fault_count": self.faults.count(),
             "threads": {loop.name: loop.last_error or "running" for loop in self.loops},
             "traffic": self.meter.report(),
+            "counting_since": self.traffic.counting.since,
+            "restarts": self.traffic.counting.restarts,
+            "latencies": self.latencies.report(),
+            "tag_cache": self.latencies.hit_rate.report(),
         }
         if consortium.joined:
             status |= {
@@ -260,6 +314,10 @@ class MemberNode:
             self.totals.send()
         return POLL_SECONDS
 
+    def _save_traffic(self) -> float:
+        self.traffic.save()
+        return SAVE_SECONDS
+
 
 class _Attached:
     """The node's local statistic of the moment, so that it can be attached after the node is built."""
@@ -281,6 +339,3 @@ def _read_directory(settings: MemberSettings) -> tuple[str, ...]:
             f"{public.file.name} has {len(ids)} ids, not the {public.cells} of member.toml: install it again"
         )
     return ids
-
-
-__all__ = ["LogFollowError", "MemberNode", "NoStatistic"]

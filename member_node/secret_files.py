@@ -27,6 +27,16 @@ class SecretFileError(Exception):
     """A secret file is missing, readable by others, or not what it should be. The text never shows its content."""
 
 
+def check_private(directory: Path) -> None:
+    """Raise :class:`SecretFileError` if others than its owner may enter a data directory: raw values are in it."""
+    try:
+        mode = directory.stat().st_mode
+    except FileNotFoundError as error:
+        raise SecretFileError(f"{directory} is missing: run `subrosa member init` first") from error
+    if mode & 0o077:
+        raise SecretFileError(f"{directory} is open to other users: chmod 700 it")
+
+
 def write_secret(path: Path, content: bytes, *, replace: bool = False) -> None:
     """Create ``path`` with mode 0600; an existing file is an error unless ``replace`` (then swapped at once)."""
     target = path.with_name(path.name + ".new") if replace else path

@@ -6,12 +6,18 @@ Secrets are not in it; they are in files of their own (see :mod:`member_node.sec
 from __future__ import annotations
 
 import json
+import os
 import tomllib
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
+
+from governance.members import PinnedParty
+from member_node.client.ports import DEFAULT_PATIENCE, Patience
 
 SETTINGS_FILE = "member.toml"
+MAX_SHARDS = 64
 
 
 class SettingsError(Exception):
@@ -40,7 +46,11 @@ class PublicDirectory:
 
 @dataclass(frozen=True)
 class MemberSettings:
-    """Everything a member node is told before it starts."""
+    """Everything a member node is told before it starts.
+
+    ``shards``: over how many processes of the bank's own Ray the features are spread (1: all in the node's own).
+    ``patience``: how long key holders may take.
+    """
 
     directory: Path
     party: str
@@ -50,7 +60,10 @@ class MemberSettings:
     coordinator_url: str
     database_url: str = ""
     capture_directory: Path | None = None
+    shards: int = 1
+    patience: Patience = DEFAULT_PATIENCE
     trust: Trust | None = None
+    pins: Mapping[str, PinnedParty] = field(default_factory=dict)
     public_directory: PublicDirectory | None = None
 
     @property
@@ -72,6 +85,7 @@ def load_settings(directory: Path) -> MemberSettings:
         member = values["member"]
         trust = values.get("trust")
         public = values.get("directory")
+        pins = {str(party): _read_pin(str(pin)) for party, pin in values.get("pins", {}).items()}
         capture = str(member.get("capture_directory", ""))
         return MemberSettings(
             directory=directory,
@@ -82,6 +96,19 @@ def load_settings(directory: Path) -> MemberSettings:
             coordinator_url=str(member["coordinator_url"]),
             database_url=str(member.get("database_url", "")),
             capture_directory=Path(capture) if capture else None,
+            pins=pins,
+            shards=_bounded(member, "shards", 1, 1, MAX_SHARDS),
+            patience=Patience(
+                seconds=_bounded(member, "evaluation_seconds", DEFAULT_PATIENCE.seconds, 0.1, 300.0),
+                seconds_per_element=_bounded(
+                    member,
+                    "evaluation_seconds_per_element",
+                    DEFAULT_PATIENCE.seconds_per_element,
+                    0.0,
+                    1.0,
+                ),
+                late_share=_bounded(member, "evaluation_late_share", DEFAULT_PATIENCE.late_share, 0.01, 1.0),
+            ),
             trust=None
             if trust is None
             else Trust(
@@ -105,6 +132,26 @@ def load_settings(directory: Path) -> MemberSettings:
         raise SettingsError(f"{SETTINGS_FILE}: {error}") from error
 
 
+N = TypeVar("N", int, float)
+
+
+def _bounded(table: Mapping[str, Any], name: str, default: N, low: N, high: N) -> N:
+    value = type(default)(table.get(name, default))
+    if not low <= value <= high:
+        raise SettingsError(f"{SETTINGS_FILE}: {name} must lie within {low}..{high}, it is {value}")
+    return value
+
+
+def pin_text(pin: PinnedParty) -> str:
+    """How a pinned card is spelled in ``member.toml``: role, a space, the verify key in hexadecimal digits."""
+    return f"{pin.role} {pin.verify_key.hex()}"
+
+
+def _read_pin(text: str) -> PinnedParty:
+    role, _, key = text.partition(" ")
+    return PinnedParty(role, bytes.fromhex(key))
+
+
 def read_tables(directory: Path) -> dict[str, dict[str, Any]]:
     """The tables of ``member.toml`` as they are."""
     path = directory / SETTINGS_FILE
@@ -124,5 +171,8 @@ def write_tables(directory: Path, tables: dict[str, dict[str, Any]]) -> None:
         lines += [f"{key} = {json.dumps(value, ensure_ascii=False)}" for key, value in values.items()]
         lines.append("")
     new = directory / f"{SETTINGS_FILE}.new"
-    new.write_text("\n".join(lines), encoding="utf-8")
+    new.unlink(missing_ok=True)
+    handle = os.open(new, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+    with os.fdopen(handle, "w", encoding="utf-8") as file:
+        file.write("\n".join(lines))
     new.replace(directory / SETTINGS_FILE)

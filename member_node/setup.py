@@ -14,7 +14,7 @@ from pathlib import Path
 from crypto.signing import SEED_SIZE, SigningKey
 from crypto.threshold import KeyShare
 from governance.log.notes import MalformedNoteError, parse_verifier_key
-from governance.members import Role, check_party_id
+from governance.members import PinnedParty, Role, check_party_id
 from governance.messages.roll import Directory, PartyCard
 from member_node.secret_files import (
     IDENTITY_FILE,
@@ -22,12 +22,20 @@ from member_node.secret_files import (
     STORAGE_KEY_FILE,
     TOKEN_FILE,
     StorageKey,
+    check_private,
     load_key_shares,
     read_identity,
     save_key_shares,
     write_secret,
 )
-from member_node.settings import SETTINGS_FILE, SettingsError, load_settings, read_tables, write_tables
+from member_node.settings import (
+    SETTINGS_FILE,
+    SettingsError,
+    load_settings,
+    pin_text,
+    read_tables,
+    write_tables,
+)
 
 TOKEN_BYTES = 32
 MAX_DIRECTORY_BYTES = 256 * 2**20
@@ -56,6 +64,7 @@ def init_member(
     if (directory / SETTINGS_FILE).exists():
         raise SettingsError(f"{directory.name} is the data directory of a member already")
     directory.mkdir(parents=True, exist_ok=True, mode=0o700)
+    check_private(directory)
     write_secret(directory / IDENTITY_FILE, secrets.token_bytes(SEED_SIZE))
     write_secret(directory / STORAGE_KEY_FILE, secrets.token_bytes(KEY_SIZE))
     token = base64.urlsafe_b64encode(secrets.token_bytes(TOKEN_BYTES)).rstrip(b"=")
@@ -109,6 +118,33 @@ def trust(directory: Path, coordinator_card: PartyCard, log_verifier_key: str, o
         "log_verifier_key": log_verifier_key,
         "origin": origin,
     }
+    write_tables(directory, tables)
+
+
+def pin_party(directory: Path, card: PartyCard) -> None:
+    """Believe that another member or a regulator has the key of its card, which came from that party itself.
+
+    A roll of the coordinator is refused while it names anybody whose card is not pinned. Pinning the same card again
+    changes nothing; another key or role under a pinned id is a :class:`SettingsError`.
+    """
+    if card.role not in (Role.MEMBER, Role.REGULATOR):
+        raise SettingsError(f"the card is of a {card.role}: only members and regulators are pinned")
+    check_party_id(card.party)
+    try:
+        key = bytes.fromhex(card.verify_key)
+    except ValueError as error:
+        raise SettingsError(f"the verify key of {card.party} cannot be read: {error}") from error
+    if len(key) != KEY_SIZE:
+        raise SettingsError(f"the verify key of {card.party} has {len(key)} bytes, not {KEY_SIZE}")
+    pin = PinnedParty(card.role, key)
+    known = load_settings(directory).pins.get(card.party)
+    if known is not None and known != pin:
+        raise SettingsError(
+            f"another card of {card.party} is pinned: if that party says it has a new key, take its line out of "
+            f"[pins] in {SETTINGS_FILE} first"
+        )
+    tables = read_tables(directory)
+    tables.setdefault("pins", {})[card.party] = pin_text(pin)
     write_tables(directory, tables)
 
 

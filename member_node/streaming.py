@@ -28,8 +28,10 @@ def attach_stream(node: MemberNode, engine: Callable[[FeatureSpec], Engine] = Fe
             asker=node.inquiry,
             policy=lambda: node.consortium.policy,
             engine=engine,
+            latencies=node.latencies,
         )
     )
     node.local_statistic = stream.statistic
+    node.on_stop(stream.stop)
     node.on_close(stream.close)
     return stream

@@ -10,7 +10,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-SAMPLES = 4096
+from member_node.latencies import SAMPLES, quantile_ms
+from member_node.storage.traffic import Counting, Key, Totals, TrafficStore
+
+UNKNOWN = "unknown"
+_PARTY = re.compile(r"[a-z0-9-]{1,32}")
 
 
 @dataclass
@@ -22,13 +26,20 @@ class _Row:
     elements: int = 0
     seconds: deque[float] = field(default_factory=lambda: deque(maxlen=SAMPLES))
 
+    def totals(self) -> Totals:
+        return Totals(self.requests, self.errors, self.bytes_in, self.bytes_out, self.elements)
+
 
 class TrafficMeter:
-    """Requests, bytes, elements and latencies per (direction, peer, call). ``direction``: ``asked`` or ``answered``."""
+    """Requests, bytes, elements and latencies per (direction, peer, call). ``direction``: ``asked`` or ``answered``.
 
-    def __init__(self) -> None:
+    ``peer`` must be a party whose signature or address was verified, or ``unknown``: rows are kept for good.
+    """
+
+    def __init__(self, totals: Mapping[Key, Totals] | None = None) -> None:
+        """``totals``: counters to go on from."""
         self._lock = threading.Lock()
-        self._rows: dict[tuple[str, str, str], _Row] = {}
+        self._rows: dict[Key, _Row] = {key: _Row(**vars(row)) for key, row in (totals or {}).items()}
 
     def count(
         self,
@@ -40,6 +51,7 @@ class TrafficMeter:
         bytes_out: int,
         seconds: float,
         failed: bool = False,
+        elements: int = 0,
     ) -> None:
         """Add one request; ``bytes_in`` and ``bytes_out`` are sizes of bodies as this bank sees them."""
         with self._lock:
@@ -48,6 +60,7 @@ class TrafficMeter:
             row.errors += failed
             row.bytes_in += bytes_in
             row.bytes_out += bytes_out
+            row.elements += elements
             row.seconds.append(seconds)
 
     def count_elements(self, direction: str, peer: str, call: str, elements: int) -> None:
@@ -55,31 +68,46 @@ class TrafficMeter:
         with self._lock:
             self._rows.setdefault((direction, peer, call), _Row()).elements += elements
 
-    def report(self) -> list[dict[str, object]]:
-        """One JSON object a row; latencies in milliseconds over the last 4096 requests."""
+    def totals(self) -> dict[Key, Totals]:
+        """The counters without the latencies."""
         with self._lock:
-            rows = [(key, row, sorted(row.seconds)) for key, row in sorted(self._rows.items())]
-            return [
-                {
-                    "direction": direction,
-                    "peer": peer,
-                    "call": call,
-                    "requests": row.requests,
-                    "errors": row.errors,
-                    "bytes_in": row.bytes_in,
-                    "bytes_out": row.bytes_out,
-                    "elements": row.elements,
-                    "p50_ms": _quantile_ms(seconds, 0.5),
-                    "p99_ms": _quantile_ms(seconds, 0.99),
-                }
-                for (direction, peer, call), row, seconds in rows
-            ]
+            return {key: row.totals() for key, row in self._rows.items()}
+
+    def report(self) -> list[dict[str, object]]:
+        """One JSON object a row; latencies in milliseconds over the last 4096 requests of this process."""
+        with self._lock:
+            rows = [(key, row.totals(), sorted(row.seconds)) for key, row in sorted(self._rows.items())]
+        return [
+            {
+                "direction": direction,
+                "peer": peer,
+                "call": call,
+                **vars(totals),
+                "p50_ms": quantile_ms(seconds, 0.5),
+                "p99_ms": quantile_ms(seconds, 0.99),
+            }
+            for (direction, peer, call), totals, seconds in rows
+        ]
 
 
-def _quantile_ms(ordered: list[float], share: float) -> float | None:
-    if not ordered:
-        return None
-    return round(ordered[min(len(ordered) - 1, int(share * len(ordered)))] * 1000, 3)
+class TrafficKeeper:
+    """A meter whose counters survive the process: :meth:`save` it now and then, and at the end."""
+
+    def __init__(self, store: TrafficStore, now: int) -> None:
+        """Note the start at ``now`` (unix seconds) and go on from the stored counters."""
+        self._store = store
+        self._saved = store.load()
+        self._lock = threading.Lock()
+        self.counting: Counting = store.start(now)
+        self.meter = TrafficMeter(self._saved)
+
+    def save(self) -> None:
+        """Write the counters, if they have changed."""
+        with self._lock:
+            totals = self.meter.totals()
+            if totals != self._saved:
+                self._store.save(totals)
+                self._saved = totals
 
 
 class WireCapture:
@@ -95,5 +123,6 @@ class WireCapture:
         """``direction``: ``sent`` or ``received``; ``head``: request line or status line."""
         name = re.sub(r"[^A-Za-z0-9]+", "-", head.partition("?")[0])[:60].strip("-")
         lines = "".join(f"{key}: {value}\n" for key, value in headers.items())
-        path = self._directory / f"{next(self._numbers):07d}-{direction}-{peer or 'unknown'}-{name}.http"
+        known = peer if _PARTY.fullmatch(peer) else UNKNOWN
+        path = self._directory / f"{next(self._numbers):07d}-{direction}-{known}-{name}.http"
         path.write_bytes(f"{head}\n{lines}\n".encode() + body)

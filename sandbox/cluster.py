@@ -12,13 +12,14 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-import coordinator.setup as coordinator_setup
 import httpx
+
+import coordinator.setup as coordinator_setup
 import member_node.setup as member_setup
 from governance.indicators import KIND_GROUPS
+from governance.messages.roll import Directory, PartyCard
 from governance.policy.default import default_bundle
-
-from governance.messages.roll import Directory
+from sandbox.coordinator_view import inquiries_owed
 from sandbox.dealer import deal_keys
 from sandbox.parties import HOST, Party, lay_out
 
@@ -51,6 +52,7 @@ class Cluster:
             sorted(set(KIND_GROUPS.values())), len(self.members), epoch=EPOCH, random=secrets.token_bytes
         )
         directory: Directory | None = None
+        cards: list[PartyCard] = []
         for bank, index, shares in zip(self.members, holders, private, strict=True):
             card = member_setup.init_member(
                 bank.directory,
@@ -65,6 +67,11 @@ class Cluster:
             member_setup.install_key_shares(bank.directory, shares)
             directory = member_setup.install_directory(bank.directory, directory_file, dataset=dataset)
             coordinator_setup.admit(chair.directory, card, index)
+            cards.append(card)
+        for bank in self.members:
+            for card in cards:
+                if card.party != bank.party:
+                    member_setup.pin_party(bank.directory, card)
         coordinator_setup.install_group_keys(chair.directory, public)
         if directory is not None:
             coordinator_setup.install_directory(chair.directory, directory)
@@ -124,6 +131,10 @@ class Cluster:
     def is_alive(self, party: Party) -> bool:
         """Whether the party's process runs."""
         return self._processes[party.party].poll() is None
+
+    def inquiries_owed(self, party: Party) -> int:
+        """How many open inquiries wait for the member's contribution."""
+        return inquiries_owed(self.coordinator.directory, party.party)
 
     def kill(self, party: Party) -> None:
         """End the party's process as a power cut would (SIGKILL)."""

@@ -9,16 +9,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 
-from crypto.threshold import KeyShare, deal
-
+from crypto.threshold import KeyShare, deal, least_threshold
 from governance.messages.roll import GroupKey, PublicShare
 
 NOTICE = "OPRF key shares were dealt by the sandbox; a consortium draws them in a ceremony without a dealer."
-
-
-def threshold_of(holders: int) -> int:
-    """t of DESIGN section 2: a majority of the key holders."""
-    return holders // 2 + 1
 
 
 def deal_keys(
@@ -31,7 +25,7 @@ def deal_keys(
         keys, shares = deal(
             epoch=epoch,
             kind_group=kind_group,
-            threshold=threshold_of(holders),
+            threshold=least_threshold(holders),
             holders=holders,
             random=random,
         )

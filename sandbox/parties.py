@@ -26,6 +26,11 @@ class Party:
         return f"http://{HOST}:{self.port}"
 
 
+def bank_id(position: int) -> str:
+    """The party id of the bank at ``position`` (from 0): ``bank-a``, ``bank-b``, ..."""
+    return f"bank-{chr(ord('a') + position)}"
+
+
 def free_ports(count: int) -> list[int]:
     """``count`` loopback ports that were free a moment ago, all different."""
     sockets = [socket.socket() for _ in range(count)]
@@ -43,7 +48,7 @@ def lay_out(out: Path, members: int) -> tuple[Party, list[Party]]:
     if not 1 <= members <= MAX_MEMBERS:
         raise ValueError(f"a sandbox has 1 to {MAX_MEMBERS} members, not {members}")
     ports = free_ports(members + 1)
-    ids = ["coordinator"] + [f"bank-{chr(ord('a') + i)}" for i in range(members)]
+    ids = ["coordinator"] + [bank_id(i) for i in range(members)]
     parties = [
         Party(
             party=party,

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
+from sandbox.accounts import BankAccount
 from sandbox.evaluation import Evaluation
 from sandbox.evaluation.results import ALONE, CONSORTIUM, POOLED
 from sandbox.report import RunRecord
@@ -22,7 +25,13 @@ def print_summary(record: RunRecord, out: Path, console: Console) -> None:
         console.print(verdicts(record.evaluation, record.unit))
         for check in record.evaluation.exactness:
             state = "exact" if check.different == 0 else f"[red]{check.different:,} rows differ[/red]"
-            console.print(f"{check.what}: {state} ({check.rows:,} rows)")
+            left = f", {check.left_out:,} degraded rows left out" if check.left_out else ""
+            console.print(f"{check.what}: {state} ({check.rows:,} rows{left})")
+    if record.accounts:
+        console.print(accounts(record.accounts))
+        for account in record.accounts:
+            for line in remarks(account):
+                console.print(f"{account.bank}: {line}", highlight=False, markup=False)
     audit = record.audit
     console.print(
         f"log: {audit['size']:,} entries verified offline"
@@ -31,9 +40,61 @@ def print_summary(record: RunRecord, out: Path, console: Console) -> None:
     )
     for incident in record.incidents:
         console.print(f"incident: {incident}")
-    console.print(
-        f"[bold green]done[/bold green]: open {out / 'report.html'}  (as JSON: {out / 'report.json'})"
+    if record.probe is not None and record.probe.refused:
+        console.print(
+            f"probe: {record.probe.party} asked {record.probe.asked}; the coordinator refused and logged it"
+        )
+    for failure in record.failures:
+        console.print(f"[bold red]failed[/bold red]: {escape(failure)}", highlight=False)
+    state = "[bold green]done[/bold green]" if not record.failures else "[bold red]not sound[/bold red]"
+    console.print(f"{state}: open {out / 'report.html'}  (as JSON: {out / 'report.json'})")
+
+
+def accounts(rows: Sequence[BankAccount]) -> Table:
+    """What became of the consortium, bank by bank."""
+    table = Table(
+        "bank",
+        "days shared",
+        "not shared",
+        "inquiries",
+        "refused",
+        "rows scored",
+        "degraded",
+        "rejected",
+        "rule errors",
+        "indicators",
+        "points looked up",
+        title="Each bank's run",
     )
+    for row in rows:
+        numbers = (
+            row.days_shared,
+            sum(row.days_not_shared.values()),
+            row.inquiries,
+            sum(row.inquiries_refused.values()) + sum(row.inquiries_declined.values()),
+            row.scored,
+            row.degraded,
+            row.rejected,
+            row.rule_errors,
+            row.indicators,
+            row.lookups,
+        )
+        table.add_row(row.bank, *(f"{number:,}" for number in numbers))
+    return table
+
+
+def remarks(account: BankAccount) -> list[str]:
+    """Reasons behind a bank's numbers, the most frequent three of each sort."""
+    lines = []
+    for what, reasons in (
+        ("days not shared", account.days_not_shared),
+        ("inquiries refused", account.inquiries_refused),
+        ("inquiries declined", account.inquiries_declined),
+        ("days scored in degraded mode", account.degraded_reasons),
+    ):
+        for reason, count in sorted(reasons.items(), key=lambda item: -item[1])[:3]:
+            lines.append(f"{count:,} {what}: {reason}")
+    return lines
 
 
 def models(evaluation: Evaluation) -> Table:

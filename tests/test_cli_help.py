@@ -137,6 +137,7 @@ def modules_after(arguments: list[str]) -> set[str]:
         ["--help"],
         ["audit", "--help"],
         ["audit", "verify", "--help"],
+        ["audit", "export", "--help"],
         ["policy", "show"],
         ["indicator", "--help"],
         ["inquiry", "--help"],

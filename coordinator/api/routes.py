@@ -90,7 +90,7 @@ def log_page(coordinator: Running, arrival: Arrived) -> Response:
     def action(call: Call) -> LogPage:
         query = Query(call.query, "first", "count", "since")
         everything = coordinator.consortium.is_regulator(call.party)
-        coordinator.permission.require(
+        coordinator.permission.require_read(
             requests.read_log(call.party, own=not everything), str(Purpose.OVERSIGHT)
         )
         return coordinator.log.page(

@@ -1,7 +1,7 @@
 """Whether an inquiry may be asked at all: versions, policy, bounds, budget; and the intent that says so.
 
 Reserving the budget and appending the intent are one transaction. Refusals are logged before the requester hears
-of them, except that what is merely out of date is no refusal.
+of them (repetitions within a minute as one entry), except that what is merely out of date is no refusal.
 """
 
 from __future__ import annotations
@@ -10,7 +10,9 @@ from collections.abc import Callable
 
 from coordinator.service.consortium import Consortium
 from coordinator.service.log import GovernanceLog, LogTransaction
+from coordinator.service.permission import Permission, log_refusal, make_refusal
 from coordinator.storage import inquiries as stored
+from coordinator.storage.counts import Refusal
 from coordinator.storage.database import Database
 from coordinator.storage.inquiries import StoredInquiry
 from governance.inquiries import KEYS, InquiryError, check_inquiry, days_of
@@ -23,7 +25,6 @@ from governance.policy import requests
 from governance.policy.decision import Decision
 
 SECONDS_PER_DAY = 86_400
-MAX_REASON = 500
 BOUNDS_RULE = "inquiry-bounds"
 BUDGET_RULE = "inquiry-budget"
 
@@ -32,11 +33,17 @@ class Admission:
     """Decides on inquiries one at a time: its caller holds the lock of all inquiries."""
 
     def __init__(
-        self, database: Database, log: GovernanceLog, consortium: Consortium, clock: Callable[[], float]
+        self,
+        database: Database,
+        log: GovernanceLog,
+        consortium: Consortium,
+        permission: Permission,
+        clock: Callable[[], float],
     ) -> None:
         self._database = database
         self._log = log
         self._consortium = consortium
+        self._permission = permission
         self._clock = clock
 
     def permit(self, identifier: bytes, inquiry: Inquiry, message: OpenInquiry) -> StoredInquiry:
@@ -45,6 +52,7 @@ class Admission:
             before = stored.find_refused(connection, identifier)
         if before is not None:
             rule_id, reason = before
+            self._permission.refuse(self._refusal(inquiry, reason, rule_id))
             raise RequestError(
                 "refused", f"this inquiry was refused before: {reason} (rule {rule_id})", inquiry.requester
             )
@@ -63,8 +71,7 @@ class Admission:
             )
         )
         if not decision.permitted:
-            with self._log.transaction() as transaction:
-                self._log_refusal(transaction, identifier, inquiry, decision.reason, decision.rule)
+            self._refuse(identifier, inquiry, decision.reason, decision.rule)
             decision.require()
         try:
             rule = check_inquiry(
@@ -75,8 +82,7 @@ class Admission:
                 now=int(self._clock()),
             )
         except InquiryError as error:
-            with self._log.transaction() as transaction:
-                self._log_refusal(transaction, identifier, inquiry, error.reason, BOUNDS_RULE)
+            self._refuse(identifier, inquiry, error.reason, BOUNDS_RULE)
             raise
         with self._log.transaction() as transaction:
             known = self._reserve(transaction, identifier, inquiry, message, rule, decision)
@@ -117,7 +123,8 @@ class Admission:
         connection = transaction.connection
         key = (inquiry.requester, inquiry.template, inquiry.dataset, transaction.at // SECONDS_PER_DAY)
         if stored.spent_budget(connection, *key) >= rule.max_per_requester_per_day:
-            self._log_refusal(transaction, identifier, inquiry, "the daily budget is spent", BUDGET_RULE)
+            spent = self._refusal(inquiry, "the daily budget is spent", BUDGET_RULE)
+            self._log_refusal(transaction, identifier, inquiry, spent)
             return None
         stored.reserve_budget(connection, *key)
         intent = intent_entry(
@@ -137,21 +144,39 @@ class Admission:
         stored.add_inquiry(connection, known)
         return known
 
-    def _log_refusal(
-        self, transaction: LogTransaction, identifier: bytes, inquiry: Inquiry, reason: str, rule: str
-    ) -> None:
-        stored.add_refused(transaction.connection, identifier, rule, reason)
-        transaction.append(
-            InquiryRefusalEntry(
-                at=transaction.at,
-                parties=[inquiry.requester],
-                inquiry_id=identifier.hex(),
-                requester=inquiry.requester,
-                template=as_claimed(inquiry.template),
-                dataset=as_claimed(inquiry.dataset),
-                purpose=as_claimed(inquiry.purpose),
-                reason=reason[:MAX_REASON],
-                rule=rule,
-                policy_epoch=self._consortium.policy.policy_epoch,
-            )
+    def _refuse(self, identifier: bytes, inquiry: Inquiry, reason: str, rule: str) -> None:
+        refusal = self._refusal(inquiry, reason, rule)
+        if not self._permission.is_repeated(refusal):
+            with self._log.transaction() as transaction:
+                self._log_refusal(transaction, identifier, inquiry, refusal)
+
+    def _refusal(self, inquiry: Inquiry, reason: str, rule: str) -> Refusal:
+        asked = requests.statistic_id(inquiry.template, inquiry.dataset)
+        return make_refusal(
+            inquiry.requester,
+            "inquire",
+            f"{requests.STATISTIC}/{asked}",
+            inquiry.purpose,
+            reason,
+            rule,
+            self._consortium.policy.policy_epoch,
         )
+
+    def _log_refusal(
+        self, transaction: LogTransaction, identifier: bytes, inquiry: Inquiry, refusal: Refusal
+    ) -> None:
+        """Log a refusal and remember it, or count it if it is a repetition; that inquiry may be asked again."""
+        entry = InquiryRefusalEntry(
+            at=transaction.at,
+            parties=[inquiry.requester],
+            inquiry_id=identifier.hex(),
+            requester=inquiry.requester,
+            template=as_claimed(inquiry.template),
+            dataset=as_claimed(inquiry.dataset),
+            purpose=refusal.purpose,
+            reason=refusal.reason,
+            rule=refusal.rule,
+            policy_epoch=refusal.policy_epoch,
+        )
+        if log_refusal(transaction, refusal, entry):
+            stored.add_refused(transaction.connection, identifier, refusal.rule, refusal.reason)

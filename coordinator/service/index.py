@@ -6,7 +6,8 @@ from collections.abc import Callable, Sequence
 
 from coordinator.service.consortium import Consortium
 from coordinator.service.log import GovernanceLog, LogTransaction
-from coordinator.service.permission import Permission
+from coordinator.service.permission import Permission, log_refusal, make_refusal
+from coordinator.storage import budgets
 from coordinator.storage import index as stored
 from coordinator.storage.database import Database
 from coordinator.storage.index import StoredDelta
@@ -32,6 +33,9 @@ MAX_DELTAS = 64
 MAX_PAGE_LABELS = 8192
 MAX_SEALED_BYTES = 1024
 DAY_MS = 86_400_000
+SECONDS_PER_DAY = 86_400
+LABELS_BUDGET = "labels"
+BUDGET_RULE = "label-budget"
 
 
 class IndexService:
@@ -73,13 +77,19 @@ class IndexService:
             delta = stored.find_delta(transaction.connection, caller, digest)
             if delta is None:
                 self._check_present(transaction, caller, batch)
-                delta = self._take_in(transaction, caller, message.purpose, digest, batch)
+                if self._spend(transaction, caller, message.purpose, len(batch)):
+                    delta = self._take_in(transaction, caller, message.purpose, digest, batch)
+        if delta is None:
+            limit = self._consortium.policy.labels_per_day
+            raise RequestError(
+                "budget-exceeded", f"{len(batch)} labels are more than is left of {limit} a day", caller
+            )
         receipt = Receipt(contributor=caller, digest=digest, accepted=delta.accepted, merge_by=delta.merge_by)
         return sign_message(receipt, self._consortium.party, self._key)
 
     def deltas(self, caller: str, after: int, since: int) -> Deltas:
         """The page of the feed after delta number ``after``; at most 64 deltas and about 8,192 labels."""
-        self._permission.require(requests.mirror(caller), Purpose.INDICATOR_SHARING)
+        self._permission.require_read(requests.mirror(caller), str(Purpose.INDICATOR_SHARING))
         head = self._log.head
         with self._database.read() as connection:
             last = stored.last_number(connection)
@@ -171,6 +181,27 @@ class IndexService:
                 raise RequestError(
                     "conflict", f"label {position} is issued in the future: set the clock", caller
                 )
+
+    def _spend(self, transaction: LogTransaction, caller: str, purpose: str, labels: int) -> bool:
+        """Spend ``labels`` of the caller's day, or log that they are refused and return False."""
+        policy = self._consortium.policy
+        day = transaction.at // SECONDS_PER_DAY
+        if budgets.spend(
+            transaction.connection,
+            caller,
+            LABELS_BUDGET,
+            period=day,
+            amount=labels,
+            limit=policy.labels_per_day,
+        ):
+            return True
+        resource = f"{requests.INDEX}/{requests.CONSORTIUM}"
+        reason = "the daily budget of labels is spent"
+        refusal = make_refusal(
+            caller, "contribute", resource, purpose, reason, BUDGET_RULE, policy.policy_epoch
+        )
+        log_refusal(transaction, refusal)
+        return False
 
     def _take_in(
         self,

@@ -15,6 +15,7 @@ from dataclasses import dataclass, replace
 from coordinator.service.admission import Admission
 from coordinator.service.consortium import Consortium
 from coordinator.service.log import GovernanceLog, LogTransaction
+from coordinator.service.permission import Permission
 from coordinator.service.waiting import WaitingRoom
 from coordinator.storage import inquiries as stored
 from coordinator.storage.database import Connection, Database
@@ -79,6 +80,7 @@ class InquiryService:
         database: Database,
         log: GovernanceLog,
         consortium: Consortium,
+        permission: Permission,
         room: WaitingRoom,
         *,
         clock: Callable[[], float],
@@ -89,7 +91,7 @@ class InquiryService:
         self._log = log
         self._consortium = consortium
         self._room = room
-        self._admission = Admission(database, log, consortium, clock)
+        self._admission = Admission(database, log, consortium, permission, clock)
         self._clock = clock
         self._checkpoint_age = checkpoint_age
         self._lock = threading.Lock()

@@ -6,6 +6,7 @@ import hashlib
 
 from coordinator.service.consortium import Consortium
 from coordinator.service.log import GovernanceLog
+from coordinator.storage import budgets
 from coordinator.storage import totals as stored
 from governance.log.evidence import totals_entry
 from governance.members import find_party
@@ -15,6 +16,10 @@ from governance.messages.problems import RequestError
 from governance.messages.signed import Signed, open_signed
 
 MAX_COUNTS = 1024
+SECONDS_PER_HOUR = 3600
+# One a minute on average. A holder sends one an hour, more when it is told to, and what it could not send before.
+ACCOUNTS_PER_HOUR = 60
+ACCOUNTS_BUDGET = "accounts"
 
 
 class TotalsService:
@@ -45,6 +50,17 @@ class TotalsService:
             elif totals.period_start < last.period_end:
                 raise RequestError(
                     "conflict", f"the period begins before {last.period_end}, already accounted for", caller
+                )
+            elif not budgets.spend(
+                transaction.connection,
+                caller,
+                ACCOUNTS_BUDGET,
+                period=transaction.at // SECONDS_PER_HOUR,
+                amount=1,
+                limit=ACCOUNTS_PER_HOUR,
+            ):
+                raise RequestError(
+                    "budget-exceeded", f"{ACCOUNTS_PER_HOUR} accounts an hour are accepted", caller
                 )
             else:
                 transaction.append(totals_entry(envelope, at=transaction.at))

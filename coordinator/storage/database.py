@@ -6,6 +6,7 @@ one lock in the process, and on SQLite by ``BEGIN IMMEDIATE``, so that two write
 
 from __future__ import annotations
 
+import os
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -35,7 +36,13 @@ class Database:
     @classmethod
     def in_directory(cls, directory: Path, url: str = "") -> Database:
         """``coordinator.sqlite3`` inside a data directory, unless ``url`` names another database."""
-        return cls(url or f"sqlite:///{directory / 'coordinator.sqlite3'}")
+        if url:
+            return cls(url)
+        path = directory / "coordinator.sqlite3"
+        # SQLite gives its journal the mode of its file, so that it must not be made by SQLite.
+        os.close(os.open(path, os.O_WRONLY | os.O_CREAT, 0o600))
+        path.chmod(0o600)
+        return cls(f"sqlite:///{path}")
 
     @contextmanager
     def read(self) -> Iterator[Connection]:
@@ -71,8 +78,8 @@ class Database:
 
 def _create_engine(url: str) -> Engine:
     if make_url(url).get_backend_name() != "sqlite":
-        return create_engine(url, pool_pre_ping=True)
-    engine = create_engine(url, pool_size=16, max_overflow=64)
+        return create_engine(url, pool_pre_ping=True, hide_parameters=True)
+    engine = create_engine(url, pool_size=16, max_overflow=64, hide_parameters=True)
 
     # Python's sqlite3 opens transactions by guessing from the statement; we open them ourselves.
     @event.listens_for(engine, "connect")

@@ -162,6 +162,44 @@ inquiry_budgets = Table(
     Column("spent", Integer, nullable=False),
 )
 
+# What one party has spent of one budget in its newest period (a day or an hour, counted from 1970).
+party_budgets = Table(
+    "party_budgets",
+    metadata,
+    Column("party", PARTY, primary_key=True),
+    Column("budget", NAME, primary_key=True),
+    Column("period", Integer, nullable=False),
+    Column("spent", BigInteger, nullable=False),
+)
+
+# Decisions that are counted and wait to be logged as totals: permitted reads, and refusals after the first of a minute.
+read_counts = Table(
+    "read_counts",
+    metadata,
+    Column("party", PARTY, primary_key=True),
+    Column("action", NAME, primary_key=True),
+    Column("purpose", NAME, primary_key=True),
+    Column("rule", String(128), primary_key=True),
+    Column("policy_epoch", Integer, primary_key=True, autoincrement=False),
+    Column("period_start", BigInteger, nullable=False),
+    Column("requests", BigInteger, nullable=False),
+)
+
+refusal_counts = Table(
+    "refusal_counts",
+    metadata,
+    Column("party", PARTY, primary_key=True),
+    Column("action", NAME, primary_key=True),
+    Column("rule", String(128), primary_key=True),
+    Column("policy_epoch", Integer, primary_key=True, autoincrement=False),
+    Column("resource", Text, nullable=False),
+    Column("purpose", Text, nullable=False),
+    Column("reason", Text, nullable=False),
+    Column("since", BigInteger, nullable=False),
+    Column("until", BigInteger, nullable=False),
+    Column("requests", BigInteger, nullable=False),
+)
+
 evaluation_totals = Table(
     "evaluation_totals",
     metadata,

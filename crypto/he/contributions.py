@@ -11,10 +11,10 @@ from tenseal import _ts_cpp
 
 from crypto.errors import InvalidEncodingError, OutOfRangeError
 from crypto.he.contexts import PublicContext
-from crypto.he.envelope import check_ciphertexts, check_summands
+from crypto.he.envelope import check_ciphertexts
 from crypto.he.parameters import MAX_LENGTH, RING, P, ciphertext_count
 
-__all__ = ["add_vectors", "check_ciphertexts", "ciphertext_count", "encrypt_vector"]
+__all__ = ["add_column", "check_ciphertexts", "ciphertext_count", "encrypt_vector"]
 
 
 def encrypt_vector(context: PublicContext, values: npt.NDArray[np.int64]) -> list[bytes]:
@@ -32,18 +32,6 @@ def encrypt_vector(context: PublicContext, values: npt.NDArray[np.int64]) -> lis
         _ts_cpp.BFVVector(context.native, padded[first : first + RING].tolist()).serialize()
         for first in range(0, len(padded), RING)
     ]
-
-
-def add_vectors(context: PublicContext, contributions: Sequence[Sequence[bytes]], length: int) -> list[bytes]:
-    """The encrypted sum of contributions of ``length`` integers each, as ciphertexts.
-
-    The outer form is checked here, but TenSEAL parses the rest: run this in a process that may die. Raises
-    OutOfRangeError for more than SUMMANDS_MAX contributions, InvalidEncodingError for malformed ones.
-    """
-    check_summands(len(contributions))
-    for ciphertexts in contributions:
-        check_ciphertexts(ciphertexts, length)
-    return [add_column(context.native, column).serialize() for column in zip(*contributions, strict=True)]
 
 
 def add_column(native: Any, column: Sequence[bytes]) -> Any:

@@ -181,7 +181,11 @@ class EvaluationTotalsEntry(LogEntry, frozen=True, tag="evaluation-totals"):
 
 
 class RefusalEntry(LogEntry, frozen=True, tag="refusal"):
-    """Any other request that policy refused: who wanted to do what, why, and which rule decided."""
+    """Requests that the policy or a budget of it refused: who wanted to do what, why, and which rule decided.
+
+    The first of a party, action and rule is an entry of its own (``requests`` 1). Repetitions within a minute are
+    one entry: ``requests`` since ``since`` (unix seconds); ``resource``, ``purpose`` and ``reason`` are the last's.
+    """
 
     party: PartyId
     action: Name
@@ -190,6 +194,25 @@ class RefusalEntry(LogEntry, frozen=True, tag="refusal"):
     reason: Sentence
     rule: Claimed
     policy_epoch: Count
+    since: Count
+    requests: Annotated[int, Meta(ge=1, le=MAX_INTEGER)]
+
+
+class ReadsEntry(LogEntry, frozen=True, tag="reads"):
+    """Permitted requests that only read (``mirror``, ``read-log``), counted by party, action, purpose and rule.
+
+    The period (unix seconds) begins with the first of them and ends when they are logged: after an hour, before an
+    export, or when the coordinator stops.
+    """
+
+    party: PartyId
+    action: Name
+    purpose: Name
+    rule: Claimed
+    policy_epoch: Count
+    period_start: Count
+    period_end: Count
+    requests: Annotated[int, Meta(ge=1, le=MAX_INTEGER)]
 
 
 class ExportEntry(LogEntry, frozen=True, tag="export"):
@@ -211,6 +234,7 @@ Entry: TypeAlias = (
     | InquiryExpiredEntry
     | EvaluationTotalsEntry
     | RefusalEntry
+    | ReadsEntry
     | ExportEntry
 )
 
@@ -262,8 +286,3 @@ def as_claimed(text: str) -> str:
 def entry_type(entry: Entry) -> str:
     """The name of the entry's type as it is written in the log."""
     return str(entry.__struct_config__.tag)
-
-
-def is_readable_by(entry: Entry, party: str, *, regulator: bool) -> bool:
-    """Whether ``party`` may read the body; a regulator reads every body."""
-    return regulator or party in entry.parties

@@ -6,7 +6,6 @@ updates leave the old state untouched, and name the coordinator's fault.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
 from crypto.errors import CryptoError, InvalidProofError, InvalidSignatureError
@@ -14,7 +13,7 @@ from crypto.merkle import EMPTY_ROOT, verify_consistency, verify_inclusion
 from governance.log.entries import Entry, MalformedEntryError, decode_entry
 from governance.log.leaves import entry_leaf_hash
 from governance.log.notes import Checkpoint, MalformedNoteError, open_checkpoint, parse_verifier_key
-from governance.messages.log import CheckpointUpdate, LoggedEntry, LogPage
+from governance.messages.log import CheckpointUpdate, LoggedEntry
 
 # A coordinator's clock may run ahead of ours by this much (seconds) before its checkpoint is refused.
 CLOCK_TOLERANCE = 60
@@ -128,14 +127,6 @@ class TrustedLog:
             return decode_entry(logged.body)
         except (CryptoError, MalformedEntryError) as error:
             raise UnprovenEntryError(f"entry {logged.index} of {self.origin}: {error}") from error
-
-    def verify_page(self, page: LogPage, *, now: int, max_age: int) -> tuple[TrustedLog, list[Entry]]:
-        """Advance to the page's checkpoint, then verify each of its entries under it."""
-        state = self.advance(page.checkpoint, now=now, max_age=max_age)
-        indexes: Sequence[int] = [logged.index for logged in page.entries]
-        if list(indexes) != sorted(set(indexes)):
-            raise UnprovenEntryError(f"a page of {self.origin} repeats or reorders entries")
-        return state, [state.verify_entry(logged) for logged in page.entries]
 
     def _check_growth(self, old: Checkpoint, new: Checkpoint, update: CheckpointUpdate) -> None:
         if update.first_size != old.size:

@@ -22,6 +22,8 @@ from governance.log.entries import (
     KeyEpochEntry,
     MembershipEntry,
     PolicyEntry,
+    ReadsEntry,
+    RefusalEntry,
     entry_type,
 )
 from governance.log.evidence import verify_evidence
@@ -71,6 +73,7 @@ class LogHistory:
         self._vetoes: set[tuple[str, str]] = set()
         self._delta = 0
         self._totals: dict[str, tuple[int, int]] = {}
+        self._reads: dict[tuple[str, str, str, str, int], int] = {}
         self._key_epochs: dict[str, tuple[int, int]] = {}
 
     def apply(self, entry: Entry) -> None:
@@ -93,6 +96,11 @@ class LogHistory:
                 self._delta = entry.number
             case EvaluationTotalsEntry():
                 self._apply_totals(entry)
+            case ReadsEntry():
+                self._apply_reads(entry)
+            case RefusalEntry():
+                if entry.since > entry.at:
+                    raise HistoryError("refusals that begin after they were logged")
             case InquiryIntentEntry():
                 self._apply_intent(entry)
             case InquiryRefusalEntry():
@@ -148,6 +156,12 @@ class LogHistory:
         if not end <= entry.period_start <= entry.period_end:
             raise HistoryError(f"the periods of the accounts of {entry.holder!r} overlap or run backwards")
         self._totals[entry.holder] = (entry.sequence, entry.period_end)
+
+    def _apply_reads(self, entry: ReadsEntry) -> None:
+        key = (entry.party, entry.action, entry.purpose, entry.rule, entry.policy_epoch)
+        if not self._reads.get(key, 0) <= entry.period_start <= entry.period_end <= entry.at:
+            raise HistoryError(f"the periods of what {entry.party!r} read overlap or run backwards")
+        self._reads[key] = entry.period_end
 
     def _apply_intent(self, entry: InquiryIntentEntry) -> None:
         self._move(entry.inquiry_id, entry)

@@ -88,14 +88,6 @@ def sign_checkpoint(checkpoint: Checkpoint, key: SigningKey) -> str:
     return f"{text}\n{line}"
 
 
-def cosign_note(note: str, name: str, key: SigningKey) -> str:
-    """Append the plain Ed25519 signature of ``name`` to a note (signed-note, algorithm 0x01)."""
-    text, lines = _split_note(note)
-    _check_name(name)
-    line = _signature_line(name, key.verify_key, key.sign_raw(text.encode()))
-    return "".join([text, "\n", *(f"{existing}\n" for existing in lines), line])
-
-
 def open_checkpoint(note: str, verifiers: Mapping[str, str], required: str) -> OpenedCheckpoint:
     """Verify ``note`` and read its checkpoint.
 

@@ -14,18 +14,20 @@ from governance.log.entries import (
     InquiryIntentEntry,
     InquiryRefusalEntry,
     InquiryVetoEntry,
+    ReadsEntry,
     RefusalEntry,
 )
 
+READ_SUBJECTS = {"mirror": "the index", "read-log": "log entries"}
 _Key = tuple[str, str, str, str, str, str]
 
 
 class RequestCount(msgspec.Struct, frozen=True, kw_only=True):
     """Requests of ``party`` of one sort.
 
-    ``action``: evaluate, contribute, inquire, veto, export, or what a refusal names. ``subject``: kind group,
-    kinds or template and data set. ``decision``: permitted or refused. ``amount``: elements evaluated (each lookup
-    counts at every key holder that answered it), labels contributed or cells asked for.
+    ``action``: evaluate, contribute, mirror, read-log, inquire, veto, export, or what a refusal names. ``subject``:
+    kind group, kinds, what was read, or template and data set. ``decision``: permitted or refused. ``amount``: elements
+    evaluated (each lookup counts at every key holder that answered it), labels contributed or cells asked for.
     """
 
     party: str
@@ -142,7 +144,11 @@ class RequestTally:
                 self._add((entry.member, "veto", "an inquiry", "", "permitted", entry.reason), 1, 0)
             case RefusalEntry():
                 key = (entry.party, entry.action, entry.resource, entry.purpose, "refused", entry.reason)
-                self._add(key, 1, 0)
+                self._add(key, entry.requests, 0)
+            case ReadsEntry():
+                subject = READ_SUBJECTS.get(entry.action, entry.action)
+                key = (entry.party, entry.action, subject, entry.purpose, "permitted", "")
+                self._add(key, entry.requests, 0)
             case ExportEntry():
                 self._add(
                     (entry.reader, "export", "the whole log", "oversight", "permitted", ""), 1, entry.size

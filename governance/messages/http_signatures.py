@@ -35,12 +35,14 @@ from governance.messages.signature_fields import (
 __all__ = [
     "HttpSignatureError",
     "RequestParts",
+    "VerifiedHeaders",
     "VerifiedRequest",
     "collect_headers",
     "content_digest",
     "request_signature",
     "sign_request",
     "sign_response",
+    "verify_headers",
     "verify_request",
     "verify_response",
 ]
@@ -101,6 +103,30 @@ class VerifiedRequest:
     signature: bytes
 
 
+@dataclass(frozen=True)
+class VerifiedHeaders:
+    """A request whose signature verifies and is in time, before its body is known; ``digest`` is the body's SHA-256."""
+
+    party: str
+    policy_epoch: int
+    signature: bytes
+    nonce: str
+    expires: int
+    digest: bytes
+
+    def accept(self, body: bytes, remember: Callable[[str, str, int], bool]) -> VerifiedRequest:
+        """The verified request, if ``body`` is the signed one and its nonce is new; else :class:`HttpSignatureError`.
+
+        ``remember(party, nonce, expires)`` stores the nonce durably and returns False if it was there; keep each until
+        a minute after ``expires``. It is called last, so only requests that verify can fill the store.
+        """
+        if not hmac.compare_digest(self.digest, hashlib.sha256(body).digest()):
+            raise HttpSignatureError("wrong-digest", self.party, "the body is not the one that was signed")
+        if not remember(self.party, self.nonce, self.expires):
+            raise HttpSignatureError("replayed", self.party, "this nonce was used before", self.signature)
+        return VerifiedRequest(self.party, self.policy_epoch, self.signature)
+
+
 def collect_headers(pairs: Iterable[tuple[bytes, bytes]]) -> dict[str, str]:
     """Header lines as a mapping with lower-case names; a signed header that occurs twice is refused."""
     headers: dict[str, str] = {}
@@ -154,19 +180,14 @@ def sign_request(
     return headers
 
 
-def verify_request(
-    parts: RequestParts,
-    *,
-    recipient: str,
-    verify_keys: Mapping[str, bytes],
-    remember: Callable[[str, str, int], bool],
-    now: int,
-) -> VerifiedRequest:
-    """Verify everything about a received request, the body's digest included, or raise :class:`HttpSignatureError`.
+def verify_headers(
+    parts: RequestParts, *, recipient: str, verify_keys: Mapping[str, bytes], now: int
+) -> VerifiedHeaders:
+    """Verify all of a received request that does not need its body, or raise :class:`HttpSignatureError`.
 
-    ``recipient`` is the verifier's own party id. ``remember(party, nonce, expires)`` stores the nonce durably and
-    returns False if it was there; keep each until a minute after ``expires``. It is called last, so only requests
-    with a valid signature can fill the store.
+    ``parts.body`` is not looked at: a server calls this before it reads the body, then :meth:`VerifiedHeaders.accept`
+    with the body. ``recipient`` is the verifier's own party id, ``now`` unix seconds. The times are judged after the
+    signature, so that an error about them carries a signature that verified.
     """
     covered, components, parameters = read_signature_input(parts.headers, REQUEST_PARAMETERS)
     party = parameters["keyid"]
@@ -184,12 +205,33 @@ def verify_request(
         raise HttpSignatureError("malformed", party, f"{POLICY_EPOCH_HEADER} is not a decimal number")
     if len(decode_base64(parameters["nonce"], "nonce", party)) != NONCE_SIZE:
         raise HttpSignatureError("malformed", party, f"the nonce is not {NONCE_SIZE} bytes in base64")
-    expires = _check_times(parameters, party, now)
-    _check_digest(parts.headers["content-digest"], parts.body, party)
+    digest = _read_digest(parts.headers["content-digest"], party)
     signature = _verify(parts.headers, REQUEST_COMPONENTS, values, covered, verify_key, party)
-    if not remember(party, parameters["nonce"], expires):
-        raise HttpSignatureError("replayed", party, "this nonce was used before")
-    return VerifiedRequest(party, int(parts.headers[POLICY_EPOCH_HEADER]), signature)
+    expires = _check_times(parameters, party, now, signature)
+    return VerifiedHeaders(
+        party=party,
+        policy_epoch=int(parts.headers[POLICY_EPOCH_HEADER]),
+        signature=signature,
+        nonce=parameters["nonce"],
+        expires=expires,
+        digest=digest,
+    )
+
+
+def verify_request(
+    parts: RequestParts,
+    *,
+    recipient: str,
+    verify_keys: Mapping[str, bytes],
+    remember: Callable[[str, str, int], bool],
+    now: int,
+) -> VerifiedRequest:
+    """Verify everything about a received request, the body's digest included, or raise :class:`HttpSignatureError`.
+
+    :func:`verify_headers` and :meth:`VerifiedHeaders.accept` in one, for a body that is there already.
+    """
+    verified = verify_headers(parts, recipient=recipient, verify_keys=verify_keys, now=now)
+    return verified.accept(parts.body, remember)
 
 
 def sign_response(
@@ -238,7 +280,10 @@ def verify_response(
         raise HttpSignatureError("unknown-party", signer, "the key id is not a party on the membership roll")
     values = _response_values(status, headers, request_signature, signer)
     _check_times(parameters, signer, now)
-    _check_digest(headers["content-digest"], body, signer)
+    if not hmac.compare_digest(
+        _read_digest(headers["content-digest"], signer), hashlib.sha256(body).digest()
+    ):
+        raise HttpSignatureError("wrong-digest", signer, "the body is not the one that was signed")
     _verify(headers, RESPONSE_COMPONENTS, values, covered, verify_key, signer)
 
 
@@ -288,26 +333,31 @@ def _check_profile(parameters: Mapping[str, str], party: str) -> None:
         raise HttpSignatureError("wrong-tag", party, f"the signature is not tagged {TAG}")
 
 
-def _check_times(parameters: Mapping[str, str], party: str, now: int) -> int:
+def _check_times(parameters: Mapping[str, str], party: str, now: int, signature: bytes = b"") -> int:
+    """When the message expires (unix seconds); ``signature`` goes into the error if it has verified."""
     created, expires = int(parameters["created"]), int(parameters["expires"])
     if not 0 < expires - created <= MAX_VALIDITY_SECONDS:
         raise HttpSignatureError(
-            "validity-too-long", party, f"expires is not within {MAX_VALIDITY_SECONDS} s after created"
+            "validity-too-long",
+            party,
+            f"expires is not within {MAX_VALIDITY_SECONDS} s after created",
+            signature,
         )
     if created > now + CLOCK_SKEW_SECONDS:
-        raise HttpSignatureError("not-yet-valid", party, f"created {created - now} s in the future")
+        raise HttpSignatureError(
+            "not-yet-valid", party, f"created {created - now} s in the future", signature
+        )
     if now >= expires:
-        raise HttpSignatureError("expired", party, f"expired {now - expires} s ago")
+        raise HttpSignatureError("expired", party, f"expired {now - expires} s ago", signature)
     return expires
 
 
-def _check_digest(header: str, body: bytes, party: str) -> None:
+def _read_digest(header: str, party: str) -> bytes:
+    """The SHA-256 that a Content-Digest header names."""
     match = _DIGEST.fullmatch(header)
     if match is None:
         raise HttpSignatureError("malformed", party, "Content-Digest is not one sha-256 digest")
-    expected = decode_base64(match[1], "Content-Digest", party)
-    if not hmac.compare_digest(expected, hashlib.sha256(body).digest()):
-        raise HttpSignatureError("wrong-digest", party, "the body is not the one that was signed")
+    return decode_base64(match[1], "Content-Digest", party)
 
 
 def _verify(

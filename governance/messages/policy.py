@@ -52,7 +52,10 @@ class InquiryRule(Message, frozen=True):
 
 
 class PolicyBundle(Evidence, frozen=True):
-    """All that decides. ``policy_epoch`` grows by one; both sides decide with the same signed bytes."""
+    """All that decides. ``policy_epoch`` grows by one; both sides decide with the same signed bytes.
+
+    ``labels_per_day``: labels that one contributor may add to the index on one day (UTC, of the coordinator's clock).
+    """
 
     CONTEXT: ClassVar[str] = "policy-bundle"
 
@@ -65,3 +68,4 @@ class PolicyBundle(Evidence, frozen=True):
     inquiries: list[InquiryRule]
     max_checkpoint_age_seconds: int
     merge_delay_seconds: int
+    labels_per_day: int

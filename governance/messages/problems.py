@@ -139,9 +139,12 @@ PROBLEMS: dict[str, ProblemKind] = {
     "stale-epoch": ProblemKind(
         409, "The key epoch or generation differs", "Fetch the newest membership roll and repeat."
     ),
-    "budget-exceeded": ProblemKind(429, "The evaluation budget is spent", "Wait until the budget renews."),
+    "budget-exceeded": ProblemKind(429, "The budget is spent", "Wait until the budget renews."),
     "unauthenticated": ProblemKind(
         401, "The operator token is missing or wrong", "Send the bank's own operator token."
+    ),
+    "operator": ProblemKind(
+        422, "The bank's own operator can put this right", "Mend what the text names and call again."
     ),
     # protocols
     "out-of-order": ProblemKind(

@@ -28,14 +28,17 @@ _INTEGERS = frozenset({"created", "expires"})
 class HttpSignatureError(Exception):
     """A request or response is refused before its body is read.
 
-    ``code`` is stable (a row of ``problems``), ``party`` the claimed signer, "" if there is none.
+    ``code`` is stable (a row of ``problems``), ``party`` the claimed signer, "" if there is none. ``signature`` is
+    the request's if it did verify and only time or nonce refuse it: no other problem may be bound to it, because
+    whoever relays a signature with another body would get an answer that seems to be one to the sender's own request.
     """
 
-    def __init__(self, code: str, party: str, detail: str) -> None:
+    def __init__(self, code: str, party: str, detail: str, signature: bytes = b"") -> None:
         super().__init__(f"{code}: {detail}" + (f" (party {party})" if party else ""))
         self.code = code
         self.party = party
         self.detail = detail
+        self.signature = signature
 
 
 def read_signature_input(

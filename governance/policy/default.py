@@ -62,4 +62,5 @@ def default_bundle(policy_epoch: int = 1) -> PolicyBundle:
         ],
         max_checkpoint_age_seconds=300,
         merge_delay_seconds=60,
+        labels_per_day=20_000,
     )

@@ -48,7 +48,8 @@ def outline_bundle(bundle: PolicyBundle) -> str:
     """The whole bundle as text, without the conditions of its rules; raises :class:`PolicyError`."""
     sections = [
         f"policy epoch {bundle.policy_epoch}: checkpoints are at most {bundle.max_checkpoint_age_seconds} s old, "
-        f"labels are merged within {bundle.merge_delay_seconds} s\n",
+        f"labels are merged within {bundle.merge_delay_seconds} s, "
+        f"a contributor adds at most {bundle.labels_per_day} labels a day\n",
         _section(
             "KINDS of indicators",
             ("kind", "group", "label lives", "victims within", "public directory"),

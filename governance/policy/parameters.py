@@ -12,7 +12,6 @@ from governance.policy.decision import PolicyError
 
 # from the weakest to the strongest
 VERDICTS = ("allow", "challenge", "review", "block")
-MILLISECONDS_PER_DAY = 86_400_000
 
 
 def kind_rule(bundle: PolicyBundle, kind: str) -> KindRule:
@@ -37,17 +36,14 @@ def tier_for(bundle: PolicyBundle, distinct_victims: int) -> Tier | None:
     return max(reached, key=lambda tier: tier.min_victims, default=None)
 
 
-def label_lifetime_ms(rule: KindRule) -> int:
-    """How long a label of this kind lives, in milliseconds."""
-    return rule.expiry_days * MILLISECONDS_PER_DAY
-
-
 def check_parameters(bundle: PolicyBundle) -> None:
     """Raise :class:`PolicyError` naming the first parameter that is wrong."""
     if bundle.policy_epoch < 1:
         raise PolicyError("the policy epoch counts from 1")
     if bundle.max_checkpoint_age_seconds < 1 or bundle.merge_delay_seconds < 0:
         raise PolicyError("checkpoint age or merge delay is not a duration")
+    if bundle.labels_per_day < 1:
+        raise PolicyError("the budget of labels a day is at least 1")
     _check_unique("kind", (rule.kind for rule in bundle.kinds))
     for rule in bundle.kinds:
         _check_kind(rule)

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import hmac
 import time
-from collections.abc import Callable, Mapping
-from typing import Annotated, Any
+from collections.abc import Mapping
+from typing import Any
 
-from fastapi import APIRouter, Header
+from fastapi import APIRouter
 from pydantic import BaseModel, ConfigDict, Field
 
 from governance.messages.index import MAX_LABELS
@@ -16,7 +15,6 @@ from governance.policy.parameters import tier_for
 from governance.purposes import Purpose, Quota
 from member_node.client.ports import PartyUnreachableError
 from member_node.node import MemberNode
-from member_node.secret_files import TOKEN_FILE, read_secret
 from member_node.service.contribution import Finding
 from member_node.storage.questions import InquiryRecord
 
@@ -108,20 +106,8 @@ def ledger_row(record: InquiryRecord, outcomes_sent: Mapping[bytes, bool]) -> di
     }
 
 
-def operator_check(node: MemberNode) -> Callable[[str], None]:
-    """A dependency that lets only the holder of the operator token through."""
-    token = read_secret(node.directory / TOKEN_FILE).strip()
-
-    def require_operator(authorization: Annotated[str, Header()] = "") -> None:
-        scheme, _, given = authorization.partition(" ")
-        if scheme.lower() != "bearer" or not hmac.compare_digest(given.strip().encode(), token):
-            raise RequestError("unauthenticated", "the operator token is missing or wrong")
-
-    return require_operator
-
-
 def bank_router(node: MemberNode) -> APIRouter:
-    """The bank-internal routes of ``node``; the caller adds prefix and :func:`operator_check`."""
+    """The bank-internal routes of ``node``; the caller puts them behind the operator's door."""
     router = APIRouter()
 
     @router.get("/status")
@@ -143,6 +129,7 @@ def bank_router(node: MemberNode) -> APIRouter:
                 for match in report.matches
             ],
             "overdue_receipts": report.overdue_receipts,
+            "withheld_deltas": report.behind,
         }
 
     @router.post("/lookups")

@@ -9,7 +9,7 @@ from fastapi.responses import JSONResponse
 
 from governance.messages.lookup import EvaluateRequest
 from governance.messages.signed import Signed
-from member_node.api.gate import Gate, read_body
+from member_node.api.gate import Arrival, Gate, arrive
 from member_node.node import MemberNode
 
 ELEMENT_SIZE = 32
@@ -26,9 +26,9 @@ def consortium_router(node: MemberNode) -> APIRouter:
         return answer
 
     @router.post("/v1/evaluate")
-    def evaluate(request: Request, body: Annotated[bytes, Depends(read_body)]) -> Response:
+    def evaluate(request: Request, arrival: Annotated[Arrival, Depends(arrive)]) -> Response:
         """A signed EvaluateRequest of a member; a signed EvaluateResponse."""
-        return gate.answer(request, body, EvaluateRequest, "evaluate", evaluate_for)
+        return gate.answer(request, arrival, EvaluateRequest, "evaluate", evaluate_for)
 
     @router.get("/health")
     def health() -> JSONResponse:

@@ -72,14 +72,14 @@ class OutcomesBody(_Body):
 
 
 def stream_router(stream: StreamService, party: str) -> APIRouter:
-    """The bank-internal routes of a stream; the caller adds prefix and operator check."""
+    """The bank-internal routes of a stream; the caller puts them behind the operator's door."""
     router = APIRouter()
 
     def run(verb: Callable[[], T]) -> T:
         try:
             return verb()
         except OPERATOR_ERRORS as error:
-            raise RequestError("malformed", str(error), party) from error
+            raise RequestError("operator", str(error), party) from error
 
     @router.get("/stream")
     def report() -> dict[str, Any]:

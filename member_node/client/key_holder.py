@@ -9,21 +9,24 @@ from governance.messages.codec import decode, encode
 from governance.messages.lookup import EvaluateRequest
 from governance.messages.roll import MembershipRoll, RollEntry
 from governance.messages.signed import Signed
-from member_node.client.ports import KeyHolderPort
+from member_node.client.ports import DEFAULT_PATIENCE, KeyHolderPort, Patience
 from member_node.client.signed_http import SignedHttp
 
 MAX_ANSWER_BYTES = 256 * 1024
+ELEMENT_SIZE = 32
 
 
 class HttpKeyHolder:
     """Signed evaluation requests to one member."""
 
-    def __init__(self, http: SignedHttp, party: str, url: str) -> None:
+    def __init__(self, http: SignedHttp, party: str, url: str, patience: Patience = DEFAULT_PATIENCE) -> None:
         self._http = http
+        self._patience = patience
         self._party = party
         self._url = url.rstrip("/")
 
     def evaluate(self, request: EvaluateRequest) -> Signed:
+        elements = len(request.elements) // ELEMENT_SIZE
         # A holder answers a repeated request id from memory without spending again, so a retry is safe.
         body = self._http.call(
             self._party,
@@ -33,6 +36,8 @@ class HttpKeyHolder:
             name="evaluate",
             body=encode(request),
             idempotent=True,
+            seconds=self._patience.deadline(elements),
+            elements=elements,
             max_bytes=MAX_ANSWER_BYTES,
         )
         return decode(Signed, body, max_bytes=MAX_ANSWER_BYTES)
@@ -41,7 +46,14 @@ class HttpKeyHolder:
 class HttpKeyHolders(Mapping[str, KeyHolderPort]):
     """Ports to all other key holders, as the membership roll of the moment names them."""
 
-    def __init__(self, http: SignedHttp, roll: Callable[[], MembershipRoll], own: str) -> None:
+    def __init__(
+        self,
+        http: SignedHttp,
+        roll: Callable[[], MembershipRoll],
+        own: str,
+        patience: Patience = DEFAULT_PATIENCE,
+    ) -> None:
+        self._patience = patience
         self._http = http
         self._roll = roll
         self._own = own
@@ -49,7 +61,7 @@ class HttpKeyHolders(Mapping[str, KeyHolderPort]):
     def __getitem__(self, party: str) -> KeyHolderPort:
         for entry in self._others():
             if entry.party == party:
-                return HttpKeyHolder(self._http, party, entry.url)
+                return HttpKeyHolder(self._http, party, entry.url, self._patience)
         raise KeyError(party)
 
     def __iter__(self) -> Iterator[str]:

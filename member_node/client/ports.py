@@ -9,6 +9,7 @@ verified by the caller: a client only knows that the party it called has signed 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Any, Protocol
 
 import numpy as np
@@ -34,6 +35,30 @@ class PartyUnreachableError(Exception):
         super().__init__(f"{party} did not answer: {reason}")
         self.party = party
         self.reason = reason
+
+
+@dataclass(frozen=True)
+class Patience:
+    """How long a key holder may take. On a loaded machine an honest one needs seconds for 4096 elements.
+
+    A call ends after ``seconds`` plus ``seconds_per_element`` for each element; after ``late_share`` of that another
+    holder is asked as well.
+    """
+
+    seconds: float = 4.0
+    seconds_per_element: float = 0.004
+    late_share: float = 0.25
+
+    def deadline(self, elements: int) -> float:
+        """Seconds after which a call is given up."""
+        return self.seconds + self.seconds_per_element * elements
+
+    def late(self, elements: int) -> float:
+        """Seconds after which a call is late."""
+        return self.late_share * self.deadline(elements)
+
+
+DEFAULT_PATIENCE = Patience()
 
 
 class NotMaturedError(Exception):

@@ -21,6 +21,7 @@ from governance.messages.http_signatures import (
     verify_response,
 )
 from governance.messages.problems import MAX_PROBLEM_BYTES, ProblemError, parse_problem
+from member_node.client.deadlines import DeadlineTransport, until
 from member_node.client.ports import Clock, PartyUnreachableError, Random
 from member_node.traffic import TrafficMeter, WireCapture
 
@@ -28,6 +29,8 @@ ATTEMPTS = 3
 BACKOFF_SECONDS = 0.2
 CONNECT_SECONDS = 5.0
 ANSWER_SECONDS = 30.0
+# Slower than this the largest messages do not arrive in time.
+LEAST_BYTES_PER_SECOND = 2 * 2**20
 
 
 @dataclass(frozen=True)
@@ -40,6 +43,24 @@ class Caller:
     verify_keys: Callable[[], Mapping[str, bytes]]
     clock: Clock
     random: Random
+
+
+@dataclass(frozen=True)
+class _Sending:
+    """What is sent, before it is signed."""
+
+    recipient: str
+    base_url: str
+    method: str
+    path: str
+    name: str
+    query: str
+    body: bytes
+    elements: int
+
+    @property
+    def target(self) -> str:
+        return f"{self.path}?{self.query}" if self.query else self.path
 
 
 class SignedHttp:
@@ -56,13 +77,18 @@ class SignedHttp:
         self._caller = caller
         self._meter = meter
         self._capture = capture
+        self._transport = DeadlineTransport() if transport is None else transport
         self._http = httpx.Client(
-            limits=httpx.Limits(max_connections=64, max_keepalive_connections=32),
-            timeout=httpx.Timeout(ANSWER_SECONDS, connect=CONNECT_SECONDS),
+            timeout=httpx.Timeout(None, connect=CONNECT_SECONDS),
             trust_env=False,
             follow_redirects=False,
-            transport=transport,
+            transport=self._transport,
         )
+
+    def abort(self) -> None:
+        """End every call that is under way, in whatever thread: the node is closing."""
+        if isinstance(self._transport, DeadlineTransport):
+            self._transport.abort()
 
     def close(self) -> None:
         """Close all connections."""
@@ -80,37 +106,39 @@ class SignedHttp:
         body: bytes = b"",
         idempotent: bool = False,
         wait: float = 0.0,
+        seconds: float | None = None,
+        elements: int = 0,
         max_bytes: int = MAX_MESSAGE_BYTES,
     ) -> bytes:
         """The verified body of a 2xx answer of ``recipient``.
 
-        ``name`` is the call's row in the meter; ``wait`` seconds are added to the time the answer may take. Only an
+        ``name`` is the call's row in the meter, ``elements`` the blinded elements it carries. The whole call ends
+        within ``seconds`` (by default :data:`ANSWER_SECONDS` and the time for large bodies) plus ``wait``. Only an
         ``idempotent`` call is repeated when the connection fails, each time under a fresh signature.
         """
+        if seconds is None:
+            seconds = ANSWER_SECONDS + (len(body) + max_bytes) / LEAST_BYTES_PER_SECOND
+        sending = _Sending(recipient, base_url, method, path, name, urlencode(query or {}), body, elements)
+        deadline = time.monotonic() + seconds + wait
         attempts = ATTEMPTS if idempotent else 1
         for attempt in range(1, attempts + 1):
             try:
-                return self._attempt(recipient, base_url, method, path, name, query, body, wait, max_bytes)
+                return self._attempt(sending, deadline, max_bytes)
             except httpx.TransportError as error:
-                if attempt == attempts:
+                pause = BACKOFF_SECONDS * attempt
+                late = time.monotonic() + pause >= deadline
+                if late and isinstance(error, httpx.TimeoutException):
+                    why = f"no complete answer within {seconds + wait:g} s"
+                    raise PartyUnreachableError(recipient, f"{name}: {why}") from error
+                if late or attempt == attempts:
                     raise PartyUnreachableError(recipient, f"{name}: {type(error).__name__}") from error
-                time.sleep(BACKOFF_SECONDS * attempt)
+                time.sleep(pause)
         raise AssertionError("unreachable")
 
-    def _attempt(
-        self,
-        recipient: str,
-        base_url: str,
-        method: str,
-        path: str,
-        name: str,
-        query: Mapping[str, str | int | float] | None,
-        body: bytes,
-        wait: float,
-        max_bytes: int,
-    ) -> bytes:
-        text = urlencode(query or {})
-        parts = RequestParts(method, urlsplit(base_url).netloc, path, text, {}, body)
+    def _attempt(self, sending: _Sending, deadline: float, max_bytes: int) -> bytes:
+        recipient, name, body = sending.recipient, sending.name, sending.body
+        netloc = urlsplit(sending.base_url).netloc
+        parts = RequestParts(sending.method, netloc, sending.path, sending.query, {}, body)
         caller = self._caller
         headers = sign_request(
             parts,
@@ -121,15 +149,14 @@ class SignedHttp:
             now=caller.clock(),
             nonce=caller.random(NONCE_SIZE),
         )
-        target = f"{path}?{text}" if text else path
+        method, target = sending.method, sending.target
         if self._capture is not None:
             self._capture.write("sent", recipient, f"{method} {target}", headers, body)
         began = time.perf_counter()
         received, status = b"", 0
         try:
-            status, answered, received = self._send(
-                recipient, method, base_url + target, headers, body, wait, max_bytes
-            )
+            with until(deadline):
+                status, answered, received = self._send(sending, headers, deadline, max_bytes)
         finally:
             self._meter.count(
                 "asked",
@@ -139,23 +166,20 @@ class SignedHttp:
                 bytes_out=len(body),
                 seconds=time.perf_counter() - began,
                 failed=not 200 <= status < 300,
+                elements=sending.elements,
             )
         if self._capture is not None:
-            self._capture.write("received", recipient, f"{status} {method} {path}", answered, received)
+            self._capture.write(
+                "received", recipient, f"{status} {method} {sending.path}", answered, received
+            )
         return self._verified(recipient, name, status, answered, received, request_signature(headers))
 
     def _send(
-        self,
-        recipient: str,
-        method: str,
-        url: str,
-        headers: Mapping[str, str],
-        body: bytes,
-        wait: float,
-        max_bytes: int,
+        self, sending: _Sending, headers: Mapping[str, str], deadline: float, max_bytes: int
     ) -> tuple[int, dict[str, str], bytes]:
-        timeout = httpx.Timeout(ANSWER_SECONDS + wait, connect=CONNECT_SECONDS)
-        with self._http.stream(method, url, headers=dict(headers), content=body, timeout=timeout) as response:
+        """Status, headers and body; all of it is there before ``deadline``, or an error is raised."""
+        recipient, url = sending.recipient, sending.base_url + sending.target
+        with self._http.stream(sending.method, url, headers=dict(headers), content=sending.body) as response:
             cap = max_bytes if response.is_success else MAX_PROBLEM_BYTES
             chunks: list[bytes] = []
             size = 0
@@ -163,6 +187,8 @@ class SignedHttp:
                 size += len(chunk)
                 if size > cap:
                     raise PartyUnreachableError(recipient, f"its answer is longer than {cap} bytes")
+                if time.monotonic() > deadline:
+                    raise httpx.ReadTimeout("the call's deadline has passed", request=response.request)
                 chunks.append(chunk)
             try:
                 answered = collect_headers(response.headers.raw)

@@ -1,12 +1,21 @@
 """Adding and decrypting a cohort's contributions in a child process that may die for their bytes.
 
-SEAL is C++ and parses bytes other banks made; in a process of its own, without files, environment or network of
-the node's, the worst such bytes can do is kill that process. Run as ``python -m member_node.compute.decryption``
-it is the child: framed MessagePack over its standard input and output, one answer per question, end of input ends it.
+SEAL is C++ and parses bytes other banks made. Bytes that crash it kill this process of its own, and the parties whose
+bytes do that are named. What holds beyond: the child starts without the node's environment and open files, so the
+operator token and the connections of the node are not in it. After its imports it can open nothing more, neither file
+nor socket (there is no descriptor left to give out), write to no file, gain no rights by running another program, and
+it keeps to 4 GiB of memory and no core dump. What does not hold: it runs as the same user on the same kernel, without
+a filter on system calls; it may start threads, since TenSEAL starts one with each key, and therefore processes; and it
+has the inquiry's own secret key. So bytes that take it over could send signals to the node, or read its memory where
+one process of a user may trace another (``kernel.yama.ptrace_scope`` 0).
+
+Run as ``python -m member_node.compute.decryption`` it is the child: framed MessagePack over its standard input and
+output, one answer per question, end of input ends it.
 """
 
 from __future__ import annotations
 
+import ctypes
 import os
 import resource
 import selectors
@@ -33,6 +42,7 @@ if TYPE_CHECKING:
 # Twenty contributions of the longest vector are 350 MB; NumPy and SEAL reserve some hundred more.
 MEMORY_LIMIT_BYTES = 4 * 2**30
 DEFAULT_TIMEOUT_SECONDS = 120.0
+PR_SET_NO_NEW_PRIVS = 38
 _HEADER = struct.Struct("<Q")
 _MAX_FRAME_BYTES = 2**31
 _FAULTS: dict[str, type[CryptoError]] = {
@@ -241,17 +251,44 @@ def _answer(question: _Question) -> _Answer:
         return _Answer(fault="range", message=str(error))
 
 
+def _give_up_rights() -> None:
+    """Take from this process what its work does not need; call it when everything is imported and opened."""
+    if sys.platform == "linux":
+        # The right to gain rights, for good; a kernel without it leaves things as they are.
+        ctypes.CDLL(None).prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0)
+    for limit, value in (
+        (resource.RLIMIT_CORE, 0),
+        (resource.RLIMIT_FSIZE, 0),
+        (resource.RLIMIT_AS, MEMORY_LIMIT_BYTES),
+        # Not one more than are open now.
+        (resource.RLIMIT_NOFILE, 1 + max(_open_descriptors())),
+    ):
+        resource.setrlimit(limit, (value, value))
+
+
+def _open_descriptors() -> list[int]:
+    return [number for number in range(resource.getrlimit(resource.RLIMIT_NOFILE)[0]) if _is_open(number)]
+
+
+def _is_open(descriptor: int) -> bool:
+    try:
+        os.fstat(descriptor)
+    except OSError:
+        return False
+    return True
+
+
 def _serve() -> None:
-    """The child: no core dumps (they would hold the key), no files written, bounded memory."""
-    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-    resource.setrlimit(resource.RLIMIT_FSIZE, (0, 0))
-    resource.setrlimit(resource.RLIMIT_AS, (MEMORY_LIMIT_BYTES, MEMORY_LIMIT_BYTES))
+    """The child: everything it needs is loaded and opened before it gives up the rest."""
+    import crypto.he.decryption  # noqa: F401 - with TenSEAL, which opens files when it is imported
+
     # TenSEAL prints warnings to standard output, which carries the answers: move those out of its reach.
     answers = os.fdopen(os.dup(sys.stdout.fileno()), "wb")
     null = os.open(os.devnull, os.O_WRONLY)
     os.dup2(null, sys.stdout.fileno())
     os.close(null)
     questions = sys.stdin.buffer
+    _give_up_rights()
     while True:
         try:
             frame = _read_frame(questions)

@@ -15,15 +15,15 @@ import msgspec
 
 from crypto import group
 from crypto.signing import SigningKey
-from crypto.threshold import KeyShare, ShareEvaluation, evaluate_share
+from crypto.threshold import KeyShare, PublicKeySet, ShareEvaluation, evaluate_share
 from governance.budgets import BudgetExceededError, BudgetState, spend
 from governance.indicators import ALL_KIND_GROUPS
 from governance.messages.codec import MalformedError, encode
 from governance.messages.lookup import MAX_ELEMENTS, EvaluateRequest, EvaluateResponse
-from governance.messages.policy import EvaluationBudget
 from governance.messages.problems import RequestError
 from governance.messages.signed import Signed, sign_message
 from governance.policy import requests
+from governance.policy.parameters import budget_for
 from governance.purposes import Purpose, Quota
 from member_node.client.ports import Clock, Random
 from member_node.service.policy import Consortium
@@ -49,16 +49,17 @@ class HolderService:
         self._party = consortium.anchors.party
         self._key = key
         self._consortium = consortium
-        self._shares = {(share.epoch, share.kind_group): share for share in shares}
+        # Shares of the next generation are installed before the roll names it, so several may be held at once.
+        self._shares = {(share.epoch, share.kind_group, share.generation): share for share in shares}
         self._store = store
         self._clock = clock
         self._random = random
         self._answers: OrderedDict[tuple[str, bytes], tuple[bytes, Signed]] = OrderedDict()
         self._lock = threading.Lock()
 
-    def holds(self, epoch: int, kind_group: str) -> bool:
-        """Whether this member has a share of that key."""
-        return (epoch, kind_group) in self._shares
+    def holds(self, keys: PublicKeySet) -> bool:
+        """Whether this member has a share of that key, in its generation."""
+        return (keys.epoch, keys.kind_group, keys.generation) in self._shares
 
     def evaluate(self, caller: str, request: EvaluateRequest) -> Signed:
         """A signed :class:`~governance.messages.lookup.EvaluateResponse` for ``caller`` (verified by the HTTP layer).
@@ -103,11 +104,11 @@ class HolderService:
         return signed
 
     def evaluate_own(
-        self, epoch: int, kind_group: str, blinded: Sequence[bytes], *, purpose: str, quota: str
+        self, keys: PublicKeySet, blinded: Sequence[bytes], *, purpose: str, quota: str
     ) -> ShareEvaluation:
         """This bank's own share of its own lookup: counted in the totals, but it needs no proof to itself."""
-        share = self._shares[epoch, kind_group]
-        self._store.count(CountKey(self._party, kind_group, purpose, quota), len(blinded))
+        share = self._shares[keys.epoch, keys.kind_group, keys.generation]
+        self._store.count(CountKey(self._party, keys.kind_group, purpose, quota), len(blinded))
         return ShareEvaluation(share.index, tuple(group.multiply_each(share.secret, blinded)), b"")
 
     def _remembered(self, caller: str, request_id: bytes, digest: bytes) -> Signed | None:
@@ -120,7 +121,7 @@ class HolderService:
         return found[1]
 
     def _share_for(self, key: CountKey, request: EvaluateRequest, elements: int) -> KeyShare:
-        share = self._shares.get((request.epoch, request.kind_group))
+        share = self._shares.get((request.epoch, request.kind_group, request.generation))
         keys = self._consortium.key_set(request.kind_group)
         if share is None or (request.epoch, request.generation) != (keys.epoch, keys.generation):
             self._count_refusal(key, "stale-epoch", elements)
@@ -130,14 +131,10 @@ class HolderService:
                 f"in force is epoch {keys.epoch} generation {keys.generation}",
                 key.caller,
             )
-        if share.generation != request.generation:
-            raise RequestError(
-                "unavailable", f"{self._party} holds no share of this generation yet", self._party
-            )
         return share
 
     def _spend(self, key: CountKey, epoch: int, elements: int) -> None:
-        limits = self._limits(key.kind_group)
+        limits = budget_for(self._consortium.policy, key.kind_group)
         now = self._clock()
 
         def step(stored: bytes | None) -> bytes:
@@ -150,12 +147,6 @@ class HolderService:
         except BudgetExceededError:
             self._count_refusal(key, "budget-exceeded", elements)
             raise
-
-    def _limits(self, kind_group: str) -> EvaluationBudget:
-        for budget in self._consortium.policy.budgets:
-            if budget.kind_group == kind_group:
-                return budget
-        raise RequestError("refused", f"the policy has no evaluation budget for {kind_group!r}", self._party)
 
     def _count_refusal(self, key: CountKey, reason: str, elements: int) -> None:
         refused = CountKey(key.caller, key.kind_group, key.purpose, key.quota, reason)

@@ -11,10 +11,10 @@ from functools import partial
 
 from crypto.errors import CryptoError
 from governance.log.entries import DeltaEntry
-from governance.log.follow import LogFollowError, TrustedLog, UnprovenEntryError
+from governance.log.follow import TrustedLog, UnprovenEntryError
 from governance.messages.codec import MalformedError
 from governance.messages.index import MAX_LABELS, Delta, Deltas, SealedLabel, labels_digest
-from governance.messages.log import CheckpointUpdate
+from governance.messages.log import CheckpointUpdate, LogPage
 from governance.messages.signed import Signed, open_signed
 from member_node.client.ports import Clock, CoordinatorPort
 from member_node.service.labels import LabelView, check_sealed, open_label
@@ -24,6 +24,7 @@ from member_node.storage.labels import AppliedDelta, LabelStore
 from member_node.storage.trust import Fault, FaultStore
 
 DAY_MS = 86_400_000
+LOG_PAGE = 256
 
 
 class FeedError(Exception):
@@ -46,13 +47,18 @@ class Match:
 
 @dataclass(frozen=True)
 class SyncReport:
-    """What a sync applied. ``refused``: one text per label that was left out, naming its contributor."""
+    """What a sync applied. ``refused``: one text per label that was left out, naming its contributor.
+
+    ``behind``: deltas that the log shows and the feed did not serve; with ``overdue_receipts`` it is 0 unless the
+    coordinator keeps something back.
+    """
 
     deltas: int
     labels: int
     refused: tuple[str, ...]
     matches: tuple[Match, ...]
     overdue_receipts: int
+    behind: int = 0
 
 
 class IndexMirror:
@@ -81,6 +87,9 @@ class IndexMirror:
         self._sealed: dict[tuple[str, bytes], dict[str, SealedLabel]] = {}
         self._opened: dict[tuple[str, bytes], tuple[LabelView, ...]] = {}
         self._blamed: set[tuple[str, bytes]] = set()
+        # Up to which log index deltas were looked for, and the newest number that was found.
+        self._searched = store.last_log_index() + 1
+        self._newest_logged = 0
 
     def sync(self, now_ms: int) -> SyncReport:
         """Fetch and apply all deltas there are; ``now_ms`` is the bank's business time and bounds nothing yet issued.
@@ -100,6 +109,10 @@ class IndexMirror:
                 page, log = self._consortium.follow(partial(self._port.deltas, after), _checkpoint_of)
                 if page.after != after:
                     raise self._feed_error("answers for another place in the feed than was asked")
+                if page.last < after + len(page.deltas):
+                    raise self._feed_error(
+                        f"ends the feed at delta {page.last}, after {after + len(page.deltas)} was served"
+                    )
                 for offset, delta in enumerate(page.deltas, start=1):
                     accepted = self._apply(delta, after + offset, log, refused)
                     deltas += 1
@@ -107,8 +120,49 @@ class IndexMirror:
                     matches.extend(self._matches(accepted))
                 if not page.deltas or after + len(page.deltas) >= page.last:
                     break
-            overdue = self._store.overdue_receipts(self._clock())
-            return SyncReport(deltas, labels, tuple(refused), tuple(matches), len(overdue))
+            behind = self._find_hidden(log.size)
+            overdue = self._find_overdue()
+            return SyncReport(deltas, labels, tuple(refused), tuple(matches), overdue, behind)
+
+    def _find_hidden(self, size: int) -> int:
+        """How many of the deltas among the log's first ``size`` entries the feed has not served; a fault if any.
+
+        Only entries that are new since the last search are read: nothing while the log has not grown. What is
+        appended while the pages are under way has an index from ``size`` on and is left to the next sync.
+        """
+        while self._searched < size:
+            first = self._searched
+            page, log = self._consortium.follow(partial(self._port.log, first, LOG_PAGE), _checkpoint_of)
+            for logged in page.entries:
+                try:
+                    entry = log.verify_entry(logged)
+                except UnprovenEntryError as error:
+                    raise self._feed_error(f"serves a log entry that is not in the log: {error}") from error
+                if isinstance(entry, DeltaEntry) and logged.index < size:
+                    self._newest_logged = max(self._newest_logged, entry.number)
+            indices = [logged.index for logged in page.entries]
+            if indices != sorted(set(indices)) or (indices and indices[0] < first):
+                raise self._feed_error("serves log entries out of their order")
+            self._searched = size if len(indices) < LOG_PAGE else min(size, indices[-1] + 1)
+        last = self._store.last_delta()
+        behind = max(0, self._newest_logged - last)
+        if behind:
+            reason = f"ends the feed at delta {last}, the log shows delta {self._newest_logged}"
+            self._record_once("feed", reason, b"")
+        return behind
+
+    def _find_overdue(self) -> int:
+        """How many batches the coordinator promised to merge by now and did not; each receipt proves a fault."""
+        overdue = self._store.overdue_receipts(self._clock())
+        for receipt in overdue:
+            reason = f"batch {receipt.digest.hex()[:16]} was to be merged by {receipt.merge_by} and is not"
+            self._record_once("receipt", reason, receipt.envelope)
+        return len(overdue)
+
+    def _record_once(self, what: str, reason: str, evidence: bytes) -> None:
+        self._faults.record_once(
+            Fault(self._consortium.anchors.coordinator, self._clock(), what, reason, evidence)
+        )
 
     def evidence(self, kind: str, values: Sequence[str]) -> dict[str, tuple[LabelView, ...]]:
         """The latest label of each contributor on each value that is in the tag cache.
@@ -241,8 +295,5 @@ class IndexMirror:
         return FeedError(party, reason)
 
 
-def _checkpoint_of(page: Deltas) -> CheckpointUpdate:
+def _checkpoint_of(page: Deltas | LogPage) -> CheckpointUpdate:
     return page.checkpoint
-
-
-__all__ = ["FeedError", "IndexMirror", "LabelView", "LogFollowError", "Match", "SyncReport"]

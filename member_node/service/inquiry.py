@@ -42,6 +42,7 @@ from governance.messages.signed import Signed, open_signed, sign_message
 from governance.policy import requests
 from governance.purposes import Purpose
 from member_node.client.ports import Clock, CoordinatorPort, PartyUnreachableError, Random
+from member_node.latencies import Latencies
 from member_node.secret_files import StorageKey
 from member_node.service.policy import Consortium
 from member_node.service.questions import aggregate_question, outcome_commitment
@@ -92,6 +93,7 @@ class InquiryService:
         sum_and_decrypt: SumAndDecrypt,
         clock: Clock,
         random: Random,
+        latencies: Latencies | None = None,
     ) -> None:
         """``dataset``, ``directory_digest``: the public directory this bank holds and its SHA-256."""
         self._party = consortium.anchors.party
@@ -106,6 +108,7 @@ class InquiryService:
         self._sum_and_decrypt = sum_and_decrypt
         self._clock = clock
         self._random = random
+        self._latencies = latencies or Latencies()
 
     def ask(self, first_day: int, last_day: int) -> NDArray[np.int64]:
         """Confirmed frauds of the whole cohort, this bank included: int64 of shape [days, directory entries].
@@ -120,6 +123,17 @@ class InquiryService:
         known = self._store.aggregate(question)
         if known is not None:
             return self._from_store(known, inquiry)
+        with self._latencies.time("inquiry", inquiry.cells):
+            return self._ask(inquiry, members, question, requester_key, context)
+
+    def _ask(
+        self,
+        inquiry: Inquiry,
+        members: Sequence[str],
+        question: bytes,
+        requester_key: RequesterKey,
+        context: bytes,
+    ) -> NDArray[np.int64]:
         self._require_permitted(inquiry, members)
         signed = sign_message(inquiry, self._party, self._key)
         task = self._open(signed, inquiry, context, members)

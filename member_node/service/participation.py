@@ -1,12 +1,14 @@
 """Taking part in joint statistics: verify everything, decide for oneself, then contribute once (DESIGN 5.3, strict).
 
 The member believes an inquiry only when the intent is in the log under a fresh checkpoint, the cohort is the roll's,
-and its own decider and its own ledger permit it. What it decided, its mask secret (sealed) and its contribution are
-stored before anything is sent, so a restart continues and never answers one question twice differently.
+and its own decider and its own ledger permit it; what the coordinator hands over is checked again at the moment of
+the contribution. What it decided, its mask secret (sealed), its statistic of each day and its contribution are
+stored before anything is sent, so a restart continues, no day is answered twice differently, and none for two cohorts.
 """
 
 from __future__ import annotations
 
+import hashlib
 import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -26,7 +28,6 @@ from governance.inquiries import (
     cohort_digest,
     days_of,
     encode_counts,
-    find_rule,
     inquiry_id,
     mask_binding,
     mask_keys_digest,
@@ -39,20 +40,22 @@ from governance.log.follow import (
     UnprovenEntryError,
     UnprovenGrowthError,
 )
-from governance.members import MembershipError, cohort
+from governance.members import MembershipError, cohort, find_directory
 from governance.messages.codec import MalformedError, decode, encode
-from governance.messages.inquiry import Contribution, Inquiry, InquiryTask, InquiryTasks, MaskKey, Veto
+from governance.messages.inquiry import Contribution, Inquiry, InquiryTask, MaskKey, Veto
+from governance.messages.policy import InquiryRule
 from governance.messages.problems import ProblemError
 from governance.messages.signed import Signed, open_signed, sign_message
 from governance.policy import requests
 from member_node.client.ports import Clock, CoordinatorPort, LocalStatistic, NotMaturedError, Random
 from member_node.secret_files import StorageKey
 from member_node.service.policy import Consortium
-from member_node.service.questions import statistic_question
-from member_node.storage.questions import InquiryRecord, QuestionStore
+from member_node.service.questions import day_statistic, statistic_question
+from member_node.storage.questions import InquiryRecord, OverlapError, QuestionStore, StatisticSeries
 from member_node.storage.trust import Fault, FaultStore
 
 SECONDS_PER_DAY = 86_400
+ROUNDS = 4
 LOGGER = logging.getLogger(__name__)
 
 
@@ -93,29 +96,48 @@ class Participation:
         Returns whether one of them has to be looked at again soon (the statistic is not complete yet, or the
         log could not be followed). Raises what the port raises.
         """
-        received = self._port.tasks(wait, self._consortium.log_size)
         again = False
-        for task in received.tasks:
-            try:
-                self.handle(task)
-            except NotMaturedError as error:
-                LOGGER.info("inquiry %s waits: %s", task.inquiry_id.hex()[:16], error)
-                again = True
-            except LogFollowError as error:
-                self._blame(task, f"the log cannot be followed: {error}")
-                again = True
-            except ProblemError as error:
-                # Someone vetoed, or the lifetime ended, while we were at it: the next poll shows.
-                LOGGER.info("inquiry %s: %s", task.inquiry_id.hex()[:16], error)
-                again = True
-        return again
+        tasks = self._port.tasks(wait, self._consortium.log_size).tasks
+        for _ in range(ROUNDS):
+            late: dict[bytes, LogFollowError] = {}
+            for task in tasks:
+                try:
+                    log = self._consortium.follow_received(task.checkpoint)
+                except (UnprovenGrowthError, RollbackError) as error:
+                    # The log went on while the answer was made or under way: ask again from where we are now.
+                    late[task.inquiry_id] = error
+                    continue
+                except LogFollowError as error:
+                    self._blame(task, f"a log that cannot be followed: {error}")
+                    again = True
+                    continue
+                again = self._handle_safely(task, log) or again
+            if not late:
+                return again
+            fresh = self._port.tasks(0, self._consortium.log_size).tasks
+            tasks = [task for task in fresh if task.inquiry_id in late]
+        for task in tasks:
+            self._blame(task, f"a log that cannot be followed: {late[task.inquiry_id]}")
+        return True
 
-    def handle(self, task: InquiryTask) -> None:
-        """Take the next step of one inquiry: refuse with a veto, send the mask key, or contribute."""
-        current = self._under_checkpoint(task)
-        if current is None:
-            return
-        task, log = current
+    def _handle_safely(self, task: InquiryTask, log: TrustedLog) -> bool:
+        """Handle one task; whether it has to be looked at again soon."""
+        try:
+            self.handle(task, log)
+        except NotMaturedError as error:
+            LOGGER.info("inquiry %s waits: %s", task.inquiry_id.hex()[:16], error)
+            return True
+        except ProblemError as error:
+            # Someone vetoed, or the lifetime ended, while we were at it: the next poll shows.
+            LOGGER.info("inquiry %s: %s", task.inquiry_id.hex()[:16], error)
+            return True
+        return False
+
+    def handle(self, task: InquiryTask, log: TrustedLog) -> None:
+        """Take the next step of one inquiry: refuse with a veto, send the mask key, or contribute.
+
+        ``log``: the verified log under the checkpoint that came with the task.
+        """
         try:
             inquiry = open_signed(Inquiry, task.inquiry, self._consortium.verify_keys())
         except (CryptoError, MalformedError) as error:
@@ -135,33 +157,6 @@ class Participation:
             self._contribute(task, inquiry, record)
 
     # ---- deciding
-
-    def _under_checkpoint(self, task: InquiryTask) -> tuple[InquiryTask, TrustedLog] | None:
-        """The task with the verified log it is proven under; fetched once more if the log has moved on meanwhile."""
-        try:
-            return task, self._consortium.follow_received(task.checkpoint)
-        except (UnprovenGrowthError, RollbackError):
-            pass
-
-        def fetch(since: int) -> InquiryTask | None:
-            tasks: InquiryTasks = self._port.tasks(0, since)
-            return next((each for each in tasks.tasks if each.inquiry_id == task.inquiry_id), None)
-
-        found: list[InquiryTask] = []
-
-        def fetch_or_checkpoint(since: int) -> InquiryTask | None:
-            again = fetch(since)
-            if again is not None:
-                found.append(again)
-            return again
-
-        _, log = self._consortium.follow(
-            fetch_or_checkpoint,
-            lambda again: (
-                again.checkpoint if again is not None else self._port.checkpoint(self._consortium.log_size)
-            ),
-        )
-        return (found[0], log) if found else None
 
     def _decide(self, task: InquiryTask, inquiry: Inquiry, log: TrustedLog) -> InquiryRecord:
         """Decide once, and write the decision down before anything of it is sent."""
@@ -218,7 +213,22 @@ class Participation:
         consortium = self._consortium
         if inquiry.roll_version > consortium.roll.version or inquiry.policy_epoch > consortium.policy_epoch():
             consortium.refresh()
+        rule = self._check_terms(task, inquiry)
+        today = self._clock() // SECONDS_PER_DAY * SECONDS_PER_DAY
+        if self._store.decided_since(inquiry.requester, today) >= rule.max_per_requester_per_day:
+            raise _RefusedInquiryError("the requester's inquiries of this day are spent")
+
+    def _check_terms(self, task: InquiryTask, inquiry: Inquiry) -> InquiryRule:
+        """What must hold when the inquiry is decided and still when it is answered; else a refusal.
+
+        The coordinator hands over context and cohort anew with each task: whoever chose the context reads the sum.
+        """
+        if hashlib.sha256(task.context).digest() != inquiry.context_digest:
+            self._blame(task, "an encryption context that is not the one the requester signed")
+            raise _RefusedInquiryError("the encryption context is not the one the inquiry names")
+        consortium = self._consortium
         if task.cohort != cohort(consortium.roll):
+            self._blame(task, "a cohort that is not all members of the roll")
             raise _RefusedInquiryError("the cohort is not all members of the roll")
         try:
             rule = check_inquiry(
@@ -228,12 +238,18 @@ class Participation:
                 context=task.context,
                 now=self._clock(),
             )
+            series = self._series(inquiry)
+            self._store.frozen(series, cohort_digest(task.cohort), inquiry.first_day, inquiry.last_day)
         except (InquiryError, MembershipError) as error:
             raise _RefusedInquiryError(error.reason) from error
+        except OverlapError as error:
+            raise _RefusedInquiryError(str(error)) from error
         self._check_permitted(inquiry, task.cohort)
-        today = self._clock() // SECONDS_PER_DAY * SECONDS_PER_DAY
-        if self._store.decided_since(inquiry.requester, today) >= rule.max_per_requester_per_day:
-            raise _RefusedInquiryError("the requester's inquiries of this day are spent")
+        return rule
+
+    def _series(self, inquiry: Inquiry) -> StatisticSeries:
+        directory = find_directory(self._consortium.roll, inquiry.dataset)
+        return StatisticSeries(inquiry.template, inquiry.dataset, directory.digest)
 
     def _check_permitted(self, inquiry: Inquiry, members: Sequence[str]) -> None:
         """This member's own decision, on the asking as well as on its taking part."""
@@ -281,8 +297,9 @@ class Participation:
 
     def _make_contribution(self, task: InquiryTask, inquiry: Inquiry, record: InquiryRecord) -> InquiryRecord:
         """Mask, encrypt, sign, and store the contribution in place of the mask secret, which nothing needs again."""
+        rule = self._check_terms(task, inquiry)
         keys = self._mask_keys(task, decode(Signed, record.mask_key))
-        values = self._values(inquiry)
+        values = self._values(inquiry, task.cohort, rule.max_cell_value)
         encoded = self._storage.unseal("mask-secret", task.inquiry_id, record.mask_secret)
         masks = mask_vector(
             MaskSecret.decode(encoded),
@@ -329,24 +346,35 @@ class Participation:
             raise _RefusedInquiryError("the mask key shown as ours is not the one we sent")
         return keys
 
-    def _values(self, inquiry: Inquiry) -> NDArray[np.int64]:
-        """This bank's answer to the canonical question: computed once, then always the same."""
-        question = statistic_question(inquiry)
-        stored = self._store.statistic(question)
-        if stored is None:
-            rule = find_rule(self._consortium.policy, inquiry.template, inquiry.dataset, inquiry.requester)
-            counts = self._statistic.counts(inquiry.first_day, inquiry.last_day)
-            try:
-                values = encode_counts(counts, inquiry.cells, rule.max_cell_value)
-            except ValueError as error:
-                raise _RefusedInquiryError(f"the local statistic does not fit: {error}") from error
-            content = np.ascontiguousarray(values, dtype="<i8").tobytes()
-            self._store.save_statistic(question, self._storage.seal("statistic", question, content))
-            stored = self._store.statistic(question)
-            if stored is None:
-                raise _RefusedInquiryError("the local statistic could not be stored")
-        content = self._storage.unseal("statistic", question, stored)
-        return np.frombuffer(content, dtype="<i8").astype(np.int64)
+    def _values(self, inquiry: Inquiry, members: Sequence[str], max_cell_value: int) -> NDArray[np.int64]:
+        """This bank's answer, day by day: each day computed once, then always the same and for one cohort only."""
+        series, asked_by = self._series(inquiry), cohort_digest(members)
+        cells = inquiry.cells // days_of(inquiry)
+        try:
+            sealed = self._store.frozen(series, asked_by, inquiry.first_day, inquiry.last_day)
+            missing = [day for day in range(inquiry.first_day, inquiry.last_day + 1) if day not in sealed]
+            if missing:
+                first, last = missing[0], missing[-1]
+                counts = self._statistic.counts(first, last)
+                values = encode_counts(counts, cells * (last - first + 1), max_cell_value)
+                fresh = values.reshape(-1, cells).astype("<i8")
+                sealed |= self._store.freeze(
+                    series,
+                    asked_by,
+                    {day: self._seal_day(series, day, fresh[day - first]) for day in missing},
+                )
+        except OverlapError as error:
+            raise _RefusedInquiryError(str(error)) from error
+        except ValueError as error:
+            raise _RefusedInquiryError(f"the local statistic does not fit: {error}") from error
+        days = [
+            self._storage.unseal("statistic", day_statistic(series, day), sealed[day])
+            for day in sorted(sealed)
+        ]
+        return np.frombuffer(b"".join(days), dtype="<i8").astype(np.int64)
+
+    def _seal_day(self, series: StatisticSeries, day: int, values: NDArray[np.int64]) -> bytes:
+        return self._storage.seal("statistic", day_statistic(series, day), values.tobytes())
 
     def _blame(self, task: InquiryTask, reason: str) -> None:
         LOGGER.warning("%s sent %s", self._consortium.anchors.coordinator, reason)

@@ -1,8 +1,10 @@
 """What this member believes of the consortium, verified: roll, policy, log. Every decision of the member starts here.
 
-The coordinator is trusted for availability only. Its key and the log's key are pinned at set-up; roll and policy
-must be signed by it, may not go back, and may not differ under one version; the log may only grow. Whatever cannot be
-verified leaves the old belief in place and raises; a belief that is too old denies.
+The coordinator is trusted for availability only. Its key, the log's key and the cards of all other parties are pinned
+by the bank's operator; roll and policy must be signed by the coordinator, may not go back, and may not differ under
+one version; a roll may neither add a party whose card is not pinned nor give a known one another key, and its OPRF
+keys must be those of this bank's own key shares; the log may only grow. Whatever cannot be verified leaves the old
+belief in place and raises; a belief that is too old denies.
 """
 
 from __future__ import annotations
@@ -19,6 +21,9 @@ from governance.log.entries import MembershipEntry, PolicyEntry
 from governance.log.follow import LogFollowError, StaleCheckpointError, TrustedLog
 from governance.members import (
     MembershipError,
+    PinnedParty,
+    Role,
+    check_newcomers,
     check_roll,
     check_successor,
     coordinator,
@@ -89,9 +94,15 @@ class Consortium:
         store: TrustStore,
         clock: Clock,
         own_shares: Sequence[OwnShare] = (),
+        pinned: Callable[[], Mapping[str, PinnedParty]] = dict,
     ) -> None:
-        """Resume from what ``store`` holds; nothing is fetched yet."""
-        self._own_shares = tuple(own_shares)
+        """Resume from what ``store`` holds; nothing is fetched yet.
+
+        ``pinned``: the cards of other parties that this bank's operator has pinned; read again for each new roll.
+        Raises :class:`~governance.members.MembershipError` if the stored roll is not of ``own_shares``.
+        """
+        self._own_shares = {(own.epoch, own.kind_group, own.generation): own for own in own_shares}
+        self._pinned = pinned
         self.anchors = anchors
         self._port = port
         self._store = store
@@ -234,6 +245,7 @@ class Consortium:
             )
             if not known:
                 new = self._form_belief(roll, policy)
+                self._check_change(belief, new)
                 self._require_logged(roll, policy)
                 self._store.save("roll", new.roll.version, encode(roll))
                 self._store.save("policy", new.policy.policy_epoch, encode(policy))
@@ -285,17 +297,7 @@ class Consortium:
                 anchors.coordinator, f"the roll has another verify key for us ({anchors.party})"
             )
         key_sets = {key.kind_group: key_set(roll, key.kind_group) for key in roll.group_keys}
-        self._check_own_shares(key_sets)
-        old = self._belief
-        if old is not None:
-            check_successor(old.roll, roll)
-            self._check_keys_stay(old.roll, roll)
-            if policy.policy_epoch < old.policy.policy_epoch:
-                raise MembershipError(anchors.coordinator, "serves an older policy than it did before")
-            if policy.policy_epoch == old.policy.policy_epoch and policy != old.policy:
-                raise MembershipError(
-                    anchors.coordinator, f"serves two policies of epoch {policy.policy_epoch}"
-                )
+        self._check_own_shares(roll, key_sets)
         return _Belief(
             roll=roll,
             policy=policy,
@@ -304,16 +306,48 @@ class Consortium:
             key_sets=key_sets,
         )
 
-    def _check_own_shares(self, key_sets: Mapping[str, PublicKeySet]) -> None:
-        """A roll with another polynomial would make our lookups use a key that somebody else chose."""
-        for own in self._own_shares:
-            keys = key_sets.get(own.kind_group)
-            if keys is None or (keys.epoch, keys.generation) != (own.epoch, own.generation):
-                continue
-            if keys.public_shares.get(own.index) != own.element:
+    def _check_change(self, old: _Belief | None, new: _Belief) -> None:
+        """What ``new`` may not change of what was believed before, and whom it may add."""
+        anchors = self.anchors
+        if old is not None:
+            check_successor(old.roll, new.roll)
+            self._check_keys_stay(old.roll, new.roll)
+            if new.policy.policy_epoch < old.policy.policy_epoch:
+                raise MembershipError(anchors.coordinator, "serves an older policy than it did before")
+            if new.policy.policy_epoch == old.policy.policy_epoch and new.policy != old.policy:
+                raise MembershipError(
+                    anchors.coordinator, f"serves two policies of epoch {new.policy.policy_epoch}"
+                )
+        agreed = {
+            anchors.coordinator: PinnedParty(Role.COORDINATOR, anchors.coordinator_key),
+            anchors.party: PinnedParty(Role.MEMBER, anchors.verify_key),
+        }
+        check_newcomers(None if old is None else old.roll, new.roll, {**self._pinned(), **agreed})
+
+    def _check_own_shares(self, roll: MembershipRoll, key_sets: Mapping[str, PublicKeySet]) -> None:
+        """Every OPRF key of the roll must be the one whose share this bank holds.
+
+        Under a key that somebody else chose our lookups would show the values to that party, and nothing but the own
+        share tells: no group key is pinned anywhere, so without a share no key is believed.
+        """
+        index = find_party(roll, self.anchors.party).share_index
+        for keys in key_sets.values():
+            name = f"the key of {keys.kind_group!r}, epoch {keys.epoch}, generation {keys.generation}"
+            if not index:
                 raise MembershipError(
                     self.anchors.coordinator,
-                    f"the roll's public share {own.index} of {own.kind_group!r} is not the one of our key share",
+                    f"{name}, cannot be checked: the roll gives us ({self.anchors.party}) no key share",
+                )
+            own = self._own_shares.get((keys.epoch, keys.kind_group, keys.generation))
+            if own is None:
+                raise MembershipError(
+                    self.anchors.coordinator,
+                    f"{name}, is not one we hold a share of: install our share before the roll that names it",
+                )
+            if own.index != index or keys.public_shares.get(index) != own.element:
+                raise MembershipError(
+                    self.anchors.coordinator,
+                    f"the roll's public share {index} of {keys.kind_group!r} is not the one of our key share",
                 )
 
     def _check_keys_stay(self, old: MembershipRoll, new: MembershipRoll) -> None:
@@ -347,6 +381,3 @@ class Consortium:
                 f"{self.anchors.party} has not yet verified a membership roll and a policy: synchronise"
             )
         return self._belief
-
-
-__all__ = ["Anchors", "Consortium", "LogFollowError", "NotJoinedError", "OwnShare"]

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from governance.inquiries import cohort_digest
 from governance.messages.codec import Message, encode
 from governance.messages.inquiry import Inquiry
+from member_node.storage.questions import StatisticSeries
 
 
 class _Question(Message, frozen=True):
@@ -21,9 +22,15 @@ class _Question(Message, frozen=True):
     privacy: str
 
 
+class _DayStatistic(Message, frozen=True):
+    template: str
+    dataset: str
+    directory: bytes
+    day: int
+
+
 def statistic_question(inquiry: Inquiry) -> bytes:
-    """32 bytes that name what one member is asked. The cohort is left out on purpose: the same question by another
-    cohort gets the same answer, so that two cohorts do not reveal the difference of two draws."""
+    """32 bytes that name what is asked, whoever asks it."""
     question = _Question(
         template=inquiry.template,
         dataset=inquiry.dataset,
@@ -39,6 +46,14 @@ def aggregate_question(inquiry: Inquiry, cohort: Sequence[str]) -> bytes:
     return hashlib.sha256(
         b"subrosa/v1/aggregate\0" + statistic_question(inquiry) + cohort_digest(cohort)
     ).digest()
+
+
+def day_statistic(series: StatisticSeries, day: int) -> bytes:
+    """32 bytes that name one member's statistic of one day: what it is stored and sealed under."""
+    named = _DayStatistic(
+        template=series.template, dataset=series.dataset, directory=series.directory, day=day
+    )
+    return hashlib.sha256(b"subrosa/v1/day-statistic\0" + encode(named)).digest()
 
 
 def outcome_commitment(salt: bytes, aggregate: NDArray[np.int64]) -> bytes:

@@ -39,15 +39,14 @@ from member_node.service.stream_parts import (
     StreamParts,
     StreamSource,
 )
+from member_node.service.verdict_rows import answers_of, tally
 from member_node.streams.events import EventBatch, check_events
 from member_node.streams.files import EventFile, Reject, read_events, read_rows, write_rejects
 from member_node.streams.journal import Journal
 from member_node.streams.mapping import StreamMapping, parse_mapping
-from scoring.features.admission import Disposition
 from scoring.features.spec import FieldFeature, parse_spec
 from scoring.rules.columns import ColumnSchema
 from scoring.schema import OutcomeBatch
-from scoring.verdicts import VERDICT_LABELS, Verdict
 
 LOGGER = logging.getLogger(__name__)
 SOURCE = "stream"
@@ -75,6 +74,7 @@ class StreamService:
         self._parts = parts
         self._lock = threading.RLock()
         self._opened: _Opened | None = None
+        self._stopping = threading.Event()
         self._replayed = 0
         self._fed = 0
         self._service = OutcomeService(parts.outcomes, parts.stream, parts.contributor)
@@ -162,14 +162,16 @@ class StreamService:
             batches: list[ScoredBatch] = []
             errors_before = opened.scoring.rule_errors
             while self._replayed < last:
+                if self._stopping.is_set():
+                    raise StreamError("the node is closing: repeat the call when it serves again")
                 batches.append(self._score_next(opened, last))
             scored = sum(len(batch) for batch in batches)
             return ScoreReport(
                 scored=scored,
                 total=self._replayed,
                 remaining=len(opened.times) - self._replayed,
-                verdicts=_tally([batch.live.verdict for batch in batches]),
-                verdicts_alone=_tally([batch.alone.verdict for batch in batches]),
+                verdicts=tally([batch.live.verdict for batch in batches]),
+                verdicts_alone=tally([batch.alone.verdict for batch in batches]),
                 degraded=sum(len(batch) for batch in batches if batch.degraded),
                 reason=opened.scoring.degraded_reason if any(batch.degraded for batch in batches) else "",
                 rule_errors=opened.scoring.rule_errors - errors_before,
@@ -188,7 +190,7 @@ class StreamService:
             if not read.events.num_rows:
                 return [], read.rejects
             events = read.events.select(opened.file.events.schema.names).cast(opened.file.events.schema)
-            return _answers(opened.scoring.score(events), events), read.rejects
+            return answers_of(opened.scoring.score(events), events), read.rejects
 
     def learn(self, outcomes: Sequence[tuple[str, bool, int]]) -> int:
         """Take outcomes of scored events (event id as text, fraud, known at in ms); how many were new.
@@ -236,6 +238,12 @@ class StreamService:
         """The columns that rules of the open stream may read."""
         with self._lock:
             return self._require().scoring.columns
+
+    def stop(self, seconds: float) -> None:
+        """Let a replay end after the batch it is at, and wait up to ``seconds`` for what is under way."""
+        self._stopping.set()
+        if self._lock.acquire(timeout=seconds):
+            self._lock.release()
 
     def close(self) -> None:
         """Release the journal; the next verb opens the stream again."""
@@ -299,6 +307,7 @@ class StreamService:
                 mirror=parts.mirror,
                 tiers=lambda: tier_table(parts.policy()),
                 counts=counts,
+                latencies=parts.latencies,
             )
             restored = scoring.restore()
         except BaseException:
@@ -369,28 +378,3 @@ def _typed(mapping: StreamMapping, schema: pa.Schema) -> StreamMapping:
     return replace(
         mapping, types={n: "integer" if schema.field(n).type == pa.int64() else "text" for n in named}
     )
-
-
-def _tally(verdicts: Sequence[NDArray[np.uint8]]) -> dict[str, int]:
-    counts = (
-        np.bincount(np.concatenate(verdicts), minlength=len(VERDICT_LABELS)) if verdicts else np.zeros(4, int)
-    )
-    return {label: int(count) for label, count in zip(VERDICT_LABELS, counts, strict=True)}
-
-
-def _answers(batch: ScoredBatch, events: EventBatch) -> list[dict[str, Any]]:
-    answers: list[dict[str, Any]] = []
-    judged = 0
-    for event_id, code in zip(events.column("event_id").to_pylist(), batch.disposition.tolist(), strict=True):
-        answer: dict[str, Any] = {"event_id": event_id, "disposition": Disposition(code).text}
-        if code <= Disposition.CORRECTED:
-            answer["verdict"] = Verdict(int(batch.live.verdict[judged])).label
-            answer["verdict_alone"] = Verdict(int(batch.alone.verdict[judged])).label
-            answer["degraded"] = batch.degraded
-            answer["reasons"] = [
-                {"rule": each.rule, "verdict": each.verdict.label, "text": each.text}
-                for each in batch.reasons.get(judged, ())
-            ]
-            judged += 1
-        answers.append(answer)
-    return answers

@@ -24,6 +24,7 @@ from governance.messages.codec import MalformedError
 from governance.messages.problems import ProblemError, RequestError
 from governance.policy.decision import PolicyError, RefusedError
 from member_node.client.ports import PartyUnreachableError
+from member_node.latencies import Latencies
 from member_node.service.counts import ConsortiumCounts
 from member_node.service.evidence import (
     KindEvidence,
@@ -136,6 +137,7 @@ class ScoringService:
         mirror: EvidenceSource,
         tiers: Callable[[], TierTable],
         counts: ConsortiumCounts | None,
+        latencies: Latencies | None = None,
     ) -> None:
         """``features``: those of the engine that rules may read and the history keeps.
 
@@ -151,6 +153,7 @@ class ScoringService:
         self._tags = tags
         self._mirror = mirror
         self._tiers = tiers
+        self._latencies = latencies or Latencies()
         self._lock = threading.RLock()
         names = counts.names() if counts is not None else []
         self.columns = rule_columns(mapping, features, names)
@@ -186,7 +189,7 @@ class ScoringService:
         accepted then) and ``EventSchemaError``.
         """
         check_events(events)
-        with self._lock:
+        with self._lock, self._latencies.time("score batch", events.num_rows):
             drafts = []
             if outcomes is not None and len(outcomes):
                 drafts.append(Draft(OUTCOMES, outcome_rows(outcomes)))

@@ -7,7 +7,9 @@ import logging
 import numpy as np
 from numpy.typing import NDArray
 
+from crypto.errors import CryptoError
 from governance.log.follow import LogFollowError
+from governance.members import MembershipError
 from governance.messages.codec import MalformedError
 from governance.messages.problems import ProblemError, RequestError
 from governance.policy.decision import RefusedError
@@ -25,12 +27,9 @@ LOGGER = logging.getLogger(__name__)
 INQUIRY_ATTEMPTS = 2
 DAY_US = 86_400_000_000
 # What leaves the mirror or the counts behind until the next day's share; scoring goes on, marked as degraded.
-SHARE_FAILURES = (
+OUTAGES = (
     ConsortiumUnavailableError,
-    FeedError,
     InquiryFailedError,
-    LogFollowError,
-    MalformedError,
     NotJoinedError,
     NotMaturedError,
     PartyUnreachableError,
@@ -38,6 +37,8 @@ SHARE_FAILURES = (
     RefusedError,
     RequestError,
 )
+# The same, but no outage: what the coordinator serves contradicts its log, its keys or the protocol.
+CONTRADICTIONS = (CryptoError, FeedError, LogFollowError, MalformedError, MembershipError)
 
 
 def statistic_of(parts: StreamParts) -> OutcomeStatistic:
@@ -50,17 +51,37 @@ def share_day(
 ) -> ShareReport:
     """Bring mirror and counts to what is known at the start of ``day``; what fails is reported and caught up later."""
     report = SyncReport(0, 0, (), (), 0)
-    reason, before = "", _held_until(counts)
+    reason, distrust, before = "", "", _held_until(counts)
     try:
         report = parts.mirror.sync(_day_start_ms(mapping, day))
+        distrust = _kept_back(report)
         if counts is not None:
             _ask_matured(parts, mapping, counts, day)
-    except SHARE_FAILURES as error:
+    except (*OUTAGES, *CONTRADICTIONS) as error:
         LOGGER.warning("%s: sharing on day %d is incomplete: %s", parts.party, day, error)
-        reason = str(error)
+        if _is_contradiction(error):
+            distrust = "; ".join(filter(None, (distrust, str(error))))
+        else:
+            reason = str(error)
     until = _held_until(counts)
     asked = until - before if before >= 0 else 0
-    return ShareReport(report.deltas, report.labels, len(report.matches), asked, until, reason)
+    return ShareReport(report.deltas, report.labels, len(report.matches), asked, until, reason, distrust)
+
+
+def _kept_back(report: SyncReport) -> str:
+    """What a sync that went through says of the coordinator all the same; empty if nothing."""
+    texts = []
+    if report.behind:
+        texts.append(f"the feed withholds {report.behind} deltas that the log shows")
+    if report.overdue_receipts:
+        texts.append(f"{report.overdue_receipts} batches of ours were not merged as promised")
+    return "; ".join(texts)
+
+
+def _is_contradiction(error: Exception) -> bool:
+    if isinstance(error, RequestError):
+        return error.name == "invalid-proof"
+    return isinstance(error, CONTRADICTIONS)
 
 
 def _held_until(counts: ConsortiumCounts | None) -> int:

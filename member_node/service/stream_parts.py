@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
 
@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from governance.messages.policy import PolicyBundle
+from member_node.latencies import Latencies
 from member_node.service.index import SyncReport
 from member_node.service.outcomes import Contributor
 from member_node.service.scoring import Engine, EvidenceSource, TagSource
@@ -60,7 +61,11 @@ class OpenReport:
 
 @dataclass(frozen=True)
 class ShareReport:
-    """What a share brought: deltas and labels of the index, matches with values looked up before, days of counts."""
+    """What a share brought: deltas and labels of the index, matches with values looked up before, days of counts.
+
+    ``reason``: what was out of reach or refused, to be caught up later. ``distrust``: what the coordinator served that
+    contradicts its log, its keys or its promises; a person must look at it. Both empty if all went well.
+    """
 
     deltas: int
     labels: int
@@ -68,6 +73,7 @@ class ShareReport:
     days_asked: int
     counts_until: int
     reason: str
+    distrust: str = ""
 
 
 @dataclass(frozen=True)
@@ -103,3 +109,4 @@ class StreamParts:
     asker: Asker
     policy: Callable[[], PolicyBundle]
     engine: Callable[[FeatureSpec], Engine]
+    latencies: Latencies = field(default_factory=Latencies)

@@ -6,6 +6,7 @@ process and, on SQLite, by ``BEGIN IMMEDIATE``, so that a second writer waits in
 
 from __future__ import annotations
 
+import os
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -38,7 +39,13 @@ class Database:
     @classmethod
     def in_directory(cls, directory: Path, url: str = "") -> Database:
         """The database of a member's data directory, unless ``url`` names another."""
-        return cls(url or f"sqlite:///{directory / FILE_NAME}")
+        if url:
+            return cls(url)
+        path = directory / FILE_NAME
+        # SQLite gives its journal the mode of its file, so that it must not be made by SQLite.
+        os.close(os.open(path, os.O_WRONLY | os.O_CREAT, 0o600))
+        path.chmod(0o600)
+        return cls(f"sqlite:///{path}")
 
     @contextmanager
     def read(self) -> Iterator[Connection]:
@@ -62,8 +69,8 @@ class Database:
 
 def _open_engine(url: str) -> Engine:
     if make_url(url).get_backend_name() != "sqlite":
-        return create_engine(url, pool_pre_ping=True)
-    engine = create_engine(url, pool_size=16, max_overflow=64)
+        return create_engine(url, pool_pre_ping=True, hide_parameters=True)
+    engine = create_engine(url, pool_size=16, max_overflow=64, hide_parameters=True)
 
     @event.listens_for(engine, "connect")
     def configure(connection: object, _record: object) -> None:

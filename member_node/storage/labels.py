@@ -25,6 +25,15 @@ class AppliedDelta:
     log_index: int
 
 
+@dataclass(frozen=True)
+class HeldReceipt:
+    """The coordinator's signed promise for the batch with ``digest``; ``envelope`` is the encoded signed receipt."""
+
+    digest: bytes
+    envelope: bytes
+    merge_by: int
+
+
 class LabelStore:
     """Deltas, labels and receipts; each public method is one transaction."""
 
@@ -35,6 +44,12 @@ class LabelStore:
         """Number of the newest applied delta, 0 at first."""
         with self._database.read() as connection:
             return int(connection.execute(select(func.max(DELTAS.c.number))).scalar() or 0)
+
+    def last_log_index(self) -> int:
+        """Log index of the newest applied delta, -1 at first."""
+        with self._database.read() as connection:
+            newest = connection.execute(select(func.max(DELTAS.c.log_index))).scalar()
+        return -1 if newest is None else int(newest)
 
     def apply(self, delta: AppliedDelta, labels: Sequence[SealedLabel]) -> None:
         """Store one delta with its accepted labels, and mark the receipt it fulfils, all or nothing."""
@@ -109,8 +124,12 @@ class LabelStore:
                 )
             )
 
-    def overdue_receipts(self, now: int) -> list[bytes]:
-        """Digests the coordinator promised to merge before ``now`` (unix seconds) and did not."""
-        query = select(RECEIPTS.c.digest).where(RECEIPTS.c.delta == NOT_MERGED, RECEIPTS.c.merge_by < now)
+    def overdue_receipts(self, now: int) -> list[HeldReceipt]:
+        """What the coordinator promised to merge before ``now`` (unix seconds) and did not, oldest first."""
+        query = (
+            select(RECEIPTS.c.digest, RECEIPTS.c.envelope, RECEIPTS.c.merge_by)
+            .where(RECEIPTS.c.delta == NOT_MERGED, RECEIPTS.c.merge_by < now)
+            .order_by(RECEIPTS.c.merge_by, RECEIPTS.c.digest)
+        )
         with self._database.read() as connection:
-            return [bytes(row[0]) for row in connection.execute(query)]
+            return [HeldReceipt(bytes(row[0]), bytes(row[1]), row[2]) for row in connection.execute(query)]

@@ -1,6 +1,8 @@
 """The member node's tables (SQLAlchemy Core). Migrations create them; nothing here is created at import.
 
-Nothing in them is a raw indicator value: the tag cache is keyed by an HMAC and sealed under the bank's storage key.
+In the tables of this module no raw indicator value stands: the tag cache is keyed by an HMAC and sealed under the
+bank's storage key. Those of ``outcome_tables``, in the same file, do hold raw values: the bank's own customers and the
+indicators of its confirmed frauds. What keeps them is the data directory, which only its owner may enter.
 """
 
 from __future__ import annotations
@@ -122,11 +124,16 @@ INQUIRIES = Table(
     Column("contribution", LargeBinary, nullable=False),
 )
 
-# This bank's statistic per canonical question, computed once and resent.
-STATISTICS = Table(
-    "statistics",
+# This bank's statistic of each day it ever answered, computed once and resent; ``cohort`` is the digest of the only
+# cohort it may be added up with, ``directory`` the digest of the public directory its cells address.
+ANSWERED_DAYS = Table(
+    "answered_days",
     METADATA,
-    Column("question", LargeBinary(32), primary_key=True),
+    Column("template", Text, primary_key=True),
+    Column("dataset", Text, primary_key=True),
+    Column("day", Integer, primary_key=True, autoincrement=False),
+    Column("cohort", LargeBinary(32), nullable=False),
+    Column("directory", LargeBinary(32), nullable=False),
     Column("sealed", LargeBinary, nullable=False),
 )
 

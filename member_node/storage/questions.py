@@ -5,12 +5,13 @@ Secret columns (mask secrets, statistics, aggregates) hold bytes the caller has 
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
-from sqlalchemy import delete, func, insert, select, update
+from sqlalchemy import and_, delete, func, insert, select, update
 
-from member_node.storage.database import Database
-from member_node.storage.models import AGGREGATES, INQUIRIES, STATISTICS
+from member_node.storage.database import Connection, Database
+from member_node.storage.models import AGGREGATES, ANSWERED_DAYS, INQUIRIES
 
 
 @dataclass(frozen=True)
@@ -42,6 +43,23 @@ class AggregateRecord:
     salt: bytes
     sealed: bytes
     outcome_sent: int
+
+
+@dataclass(frozen=True)
+class StatisticSeries:
+    """What one day's statistic is of. ``directory``: SHA-256 of the public directory its cells address."""
+
+    template: str
+    dataset: str
+    directory: bytes
+
+
+class OverlapError(Exception):
+    """A day was answered before for another cohort or directory: a second sum would let somebody subtract."""
+
+    def __init__(self, day: int, reason: str) -> None:
+        super().__init__(f"overlap: day {day} {reason}")
+        self.day = day
 
 
 _INQUIRY_COLUMNS = [INQUIRIES.c[name] for name in InquiryRecord.__dataclass_fields__]
@@ -99,19 +117,35 @@ class QuestionStore:
             connection.execute(delete(INQUIRIES).where(INQUIRIES.c.inquiry_id == record.inquiry_id))
             connection.execute(insert(INQUIRIES).values(values))
 
-    def statistic(self, question: bytes) -> bytes | None:
-        """This bank's sealed statistic for a canonical question, if it ever answered it."""
-        query = select(STATISTICS.c.sealed).where(STATISTICS.c.question == question)
-        with self._database.read() as connection:
-            row = connection.execute(query).first()
-        return None if row is None else bytes(row[0])
+    def frozen(self, series: StatisticSeries, cohort: bytes, first: int, last: int) -> dict[int, bytes]:
+        """The sealed statistics of the days ``first`` to ``last`` that were ever answered, for the same cohort.
 
-    def save_statistic(self, question: bytes, sealed: bytes) -> None:
-        """Fix the answer to a canonical question; the first one stays."""
+        ``cohort``: its digest. Raises :class:`OverlapError` if one of the days was answered for another one.
+        """
+        with self._database.read() as connection:
+            return _frozen(connection, series, cohort, first, last)
+
+    def freeze(self, series: StatisticSeries, cohort: bytes, sealed: Mapping[int, bytes]) -> dict[int, bytes]:
+        """Fix the statistic of each day, and the cohort it may be added up with; what was fixed before stays.
+
+        Returns what holds from now on, by day. Raises :class:`OverlapError`, and then nothing is fixed.
+        """
+        if not sealed:
+            return {}
         with self._database.write() as connection:
-            known = connection.execute(select(STATISTICS.c.question).where(STATISTICS.c.question == question))
-            if known.first() is None:
-                connection.execute(insert(STATISTICS).values(question=question, sealed=sealed))
+            known = _frozen(connection, series, cohort, min(sealed), max(sealed))
+            for day in sorted(sealed.keys() - known.keys()):
+                connection.execute(
+                    insert(ANSWERED_DAYS).values(
+                        template=series.template,
+                        dataset=series.dataset,
+                        day=day,
+                        cohort=cohort,
+                        directory=series.directory,
+                        sealed=sealed[day],
+                    )
+                )
+        return {day: known.get(day, content) for day, content in sealed.items()}
 
     def aggregate(self, question: bytes) -> AggregateRecord | None:
         """The aggregate of a canonical question this member asked before."""
@@ -133,3 +167,25 @@ class QuestionStore:
             connection.execute(
                 update(AGGREGATES).where(AGGREGATES.c.question == question).values(outcome_sent=1)
             )
+
+
+def _frozen(
+    connection: Connection, series: StatisticSeries, cohort: bytes, first: int, last: int
+) -> dict[int, bytes]:
+    days = ANSWERED_DAYS.c
+    query = (
+        select(days.day, days.cohort, days.directory, days.sealed)
+        .where(
+            and_(days.template == series.template, days.dataset == series.dataset),
+            and_(days.day >= first, days.day <= last),
+        )
+        .order_by(days.day)
+    )
+    found: dict[int, bytes] = {}
+    for row in connection.execute(query):
+        if bytes(row.cohort) != cohort:
+            raise OverlapError(row.day, "was answered before, for another cohort")
+        if bytes(row.directory) != series.directory:
+            raise OverlapError(row.day, "was answered before, over another directory")
+        found[row.day] = bytes(row.sealed)
+    return found

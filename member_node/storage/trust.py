@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 
-from sqlalchemy import delete, func, insert, select
+from sqlalchemy import and_, delete, func, insert, select
 from sqlalchemy.exc import IntegrityError
 
 from member_node.storage.database import Database
@@ -79,15 +79,16 @@ class FaultStore:
     def record(self, fault: Fault) -> None:
         """Append ``fault``."""
         with self._database.write() as connection:
-            connection.execute(
-                insert(FAULTS).values(
-                    party=fault.party,
-                    at=fault.at,
-                    what=fault.what,
-                    reason=fault.reason,
-                    evidence=fault.evidence,
-                )
-            )
+            connection.execute(insert(FAULTS).values(asdict(fault)))
+
+    def record_once(self, fault: Fault) -> None:
+        """Append ``fault`` unless the same is recorded already, whenever that was: for what is seen again and again."""
+        same = and_(
+            FAULTS.c.party == fault.party, FAULTS.c.what == fault.what, FAULTS.c.reason == fault.reason
+        )
+        with self._database.write() as connection:
+            if connection.execute(select(FAULTS.c.number).where(same)).first() is None:
+                connection.execute(insert(FAULTS).values(asdict(fault)))
 
     def latest(self, limit: int = 100) -> list[Fault]:
         """The newest faults first."""

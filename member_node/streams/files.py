@@ -44,7 +44,8 @@ class Reject:
 class EventFile:
     """What a file held: ``events`` by time (ties in file order), ``fraud`` int8 [n] (1, 0, -1 unknown), rejects.
 
-    ``rows``: rows in the file; ``rejected``: rows that are not among ``events``.
+    ``rows``: rows in the file; ``rejected``: rows that are not among ``events``; ``split``: int64 [n], the mapping's
+    split column, where it was asked for.
     """
 
     events: EventBatch
@@ -52,17 +53,22 @@ class EventFile:
     rejects: tuple[Reject, ...]
     rows: int
     rejected: int
+    split: NDArray[np.int64] | None = None
 
 
-def read_events(path: Path, mapping: StreamMapping) -> EventFile:
-    """Read ``path`` (``.parquet`` or ``.csv``) through ``mapping``; raises :class:`EventFileError`."""
+def read_events(path: Path, mapping: StreamMapping, *, with_split: bool = False) -> EventFile:
+    """Read ``path`` (``.parquet`` or ``.csv``) through ``mapping``; raises :class:`EventFileError`.
+
+    ``with_split``: read the split column too (a file of several banks), and refuse rows where it is no integer.
+    """
+    split = mapping.split_column if with_split else ""
     if path.suffix == ".parquet":
-        raw = _read_parquet(path, mapping)
+        raw = _read_parquet(path, mapping, split)
     elif path.suffix == ".csv":
-        raw = _read_csv(path, mapping)
+        raw = _read_csv(path, mapping, split)
     else:
         raise EventFileError(f"{path}: events are read from .parquet or .csv files")
-    return _checked(raw, mapping, by_time=True)
+    return _checked(raw, mapping, by_time=True, split=split)
 
 
 def read_rows(rows: Sequence[Mapping[str, object]], mapping: StreamMapping) -> EventFile:
@@ -102,27 +108,27 @@ class _Raw:
     rejected: int
 
 
-def _wanted(mapping: StreamMapping) -> list[str]:
-    names = [*mapping.columns.values(), *([mapping.label_column] if mapping.label_column else [])]
+def _wanted(mapping: StreamMapping, split: str) -> list[str]:
+    names = [*mapping.columns.values(), *(name for name in (mapping.label_column, split) if name)]
     return list(dict.fromkeys(names))
 
 
-def _require(path: Path, present: Sequence[str], mapping: StreamMapping) -> None:
-    missing = [name for name in _wanted(mapping) if name not in present]
+def _require(path: Path, present: Sequence[str], wanted: Sequence[str], mapping: StreamMapping) -> None:
+    missing = [name for name in wanted if name not in present]
     if missing:
         raise EventFileError(
             f"{path}: has no column {', '.join(missing)}, which the mapping {mapping.name!r} names"
         )
 
 
-def _read_parquet(path: Path, mapping: StreamMapping) -> _Raw:
+def _read_parquet(path: Path, mapping: StreamMapping, split: str) -> _Raw:
     try:
         source = pq.ParquetFile(path)
     except (OSError, pa.ArrowException) as error:
         raise EventFileError(f"{path}: not a readable Parquet file: {error}") from error
     with source:
-        _require(path, source.schema_arrow.names, mapping)
-        wanted = _wanted(mapping)
+        wanted = _wanted(mapping, split)
+        _require(path, source.schema_arrow.names, wanted, mapping)
         tables: list[pa.Table] = []
         numbers: list[NDArray[np.int64]] = []
         rejects: list[Reject] = []
@@ -155,7 +161,7 @@ def _readable(source: pq.ParquetFile, group: int, column: str) -> bool:
     return True
 
 
-def _read_csv(path: Path, mapping: StreamMapping) -> _Raw:
+def _read_csv(path: Path, mapping: StreamMapping, split: str) -> _Raw:
     try:
         lines = path.read_bytes().splitlines()
     except OSError as error:
@@ -165,8 +171,8 @@ def _read_csv(path: Path, mapping: StreamMapping) -> _Raw:
     header = _fields(lines[0].removeprefix(b"\xef\xbb\xbf").decode("utf-8", errors="replace"))
     if header is None:
         raise EventFileError(f"{path}: the first line is no list of column names")
-    _require(path, header, mapping)
-    wanted = _wanted(mapping)
+    wanted = _wanted(mapping, split)
+    _require(path, header, wanted, mapping)
     positions = [header.index(name) for name in wanted]
     columns: list[list[str | None]] = [[] for _ in wanted]
     numbers: list[int] = []
@@ -347,7 +353,7 @@ def _to_utc(moments: pl.Series, zone: str) -> pl.Series:
     return moments.dt.convert_time_zone("UTC").dt.epoch("us")
 
 
-def _checked(raw: _Raw, mapping: StreamMapping, *, by_time: bool) -> EventFile:
+def _checked(raw: _Raw, mapping: StreamMapping, *, by_time: bool, split: str = "") -> EventFile:
     checker = _Checker(raw)
     frame = raw.frame
     columns: dict[str, pl.Series] = {}
@@ -365,6 +371,7 @@ def _checked(raw: _Raw, mapping: StreamMapping, *, by_time: bool) -> EventFile:
     columns["channel"] = checker.channels(mapping)
     columns["amount"] = checker.amounts(mapping.columns["amount"])
     fraud = checker.labels(mapping)
+    banks = checker.integers(split, required=True) if split else None
     ids = columns["event_id"]
     repeated = (~ids.is_first_distinct() & ids.is_not_null()).to_numpy()
     checker.refuse(repeated & checker.good, mapping.columns["event_id"], "repeats the id of an earlier row")
@@ -376,4 +383,5 @@ def _checked(raw: _Raw, mapping: StreamMapping, *, by_time: bool) -> EventFile:
     events = pa.RecordBatch.from_arrays(arrays, schema=schema)
     rejects = sorted([*raw.rejects, *checker.rejects], key=lambda each: (each.row, each.column))
     rejected = raw.rejected + int(np.count_nonzero(~checker.good))
-    return EventFile(events, fraud[order], tuple(rejects), raw.rows, rejected)
+    keys = None if banks is None else banks.gather(order).to_numpy()
+    return EventFile(events, fraud[order], tuple(rejects), raw.rows, rejected, keys)

@@ -56,7 +56,9 @@ def bench_features(size: int, times: int) -> BenchResult:
 
     whole = repeat(engine, items=size, times=times)
     if importlib.util.find_spec("duckdb") is None:
-        return BenchResult("features", size, whole, notes={"peers": "duckdb is not installed (it is in the extra dev)"})
+        return BenchResult(
+            "features", size, whole, notes={"peers": "duckdb is not installed (it is in the extra dev)"}
+        )
     rate = _duckdb(pa.table({"seconds": seconds, "customer": customer, "amount": amount}), times)
     return BenchResult(
         name="features",
@@ -64,7 +66,9 @@ def bench_features(size: int, times: int) -> BenchResult:
         timing=whole,
         peers={"duckdb": rate},
         bars=(Bar("engine / DuckDB's batch window query", whole.per_second / rate, 1.0),),
-        notes={"peers": "river and PyFlink are measured where they are installed, which this version does not do"},
+        notes={
+            "peers": "river and PyFlink are measured where they are installed, which this version does not do"
+        },
     )
 
 
@@ -75,4 +79,6 @@ def _duckdb(events: pa.Table, times: int) -> float:
     with duckdb.connect(config={"threads": 2}) as database:
         database.register("events", events)
         query = f"{QUERY} FROM events"
-        return repeat(lambda: database.sql(query).to_arrow_table(), items=events.num_rows, times=times).per_second
+        return repeat(
+            lambda: database.sql(query).to_arrow_table(), items=events.num_rows, times=times
+        ).per_second

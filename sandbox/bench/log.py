@@ -28,6 +28,8 @@ def _entry(number: int) -> bytes:
             reason="the daily budget is spent",
             rule="evaluation-budget",
             policy_epoch=1,
+            since=1_700_000_000 + number,
+            requests=1,
         )
     )
 
@@ -56,7 +58,9 @@ def bench_log(size: int, times: int) -> BenchResult:
     whole = repeat(batch, items=size, times=times)
     single = repeat(one_by_one, items=ONE_BY_ONE, times=times)
     body = _entry(0)
-    hashing = repeat(lambda: [hashlib.sha256(body).digest() for _ in range(3 * size)], items=size, times=times)
+    hashing = repeat(
+        lambda: [hashlib.sha256(body).digest() for _ in range(3 * size)], items=size, times=times
+    )
     return BenchResult(
         name="log",
         size=size,

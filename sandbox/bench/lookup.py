@@ -46,8 +46,17 @@ def bench_lookup(size: int, times: int) -> BenchResult:
             "one multiplication": multiplication.per_second,
         },
         bars=(
-            Bar("cold lookup / its own group operations (time)", own_operations / whole.per_second, 2.5, at_most=True),
-            Bar("evaluate with proof / raw multiplications", evaluation.per_second / multiplication.per_second, 0.4),
+            Bar(
+                "cold lookup / its own group operations (time)",
+                own_operations / whole.per_second,
+                2.5,
+                at_most=True,
+            ),
+            Bar(
+                "evaluate with proof / raw multiplications",
+                evaluation.per_second / multiplication.per_second,
+                0.4,
+            ),
         ),
         notes={"peers": "a threshold VOPRF to compare with is not known to us", "network": "not included"},
     )

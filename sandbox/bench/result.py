@@ -69,7 +69,8 @@ class BenchResult:
             "peers": _ratios(own, self.peers),
             "limits": _ratios(own, self.limits),
             "bars": [
-                {"what": bar.what, "value": bar.value, "bar": bar.bar, "holds": bar.holds} for bar in self.bars
+                {"what": bar.what, "value": bar.value, "bar": bar.bar, "holds": bar.holds}
+                for bar in self.bars
             ],
             "notes": {"p99_us": "fewer than 20 repetitions", **self.notes}
             if len(self.timing.seconds) < 20

@@ -51,11 +51,6 @@ class Weeks:
         """Days since 1970-01-01."""
         return self.first_train_day + self.train_days + self.delay_days
 
-    @property
-    def last_test_day(self) -> int:
-        """Days since 1970-01-01, inclusive."""
-        return self.first_test_day + self.test_days - 1
-
     def train_rows(self, day: npt.NDArray[np.int64]) -> npt.NDArray[np.bool_]:
         """Rows of the training days; ``day``: days since 1970-01-01, any shape."""
         return (day >= self.first_train_day) & (day < self.first_train_day + self.train_days)

@@ -31,11 +31,12 @@ from scoring.features.spec import DAY_US, FeatureSpec
 
 DEFAULT_TIERS: Mapping[str, int] = {"watch": 1, "challenge": 2, "block": 4}
 COUNT_DELAY_DAYS = 7
+LEAST_COHORT = 3
 
 
 @dataclass(frozen=True)
 class BankFacts:
-    """One bank's stream: how much of it there was and how much was scored."""
+    """One bank's stream: how much was scored, and how much of that in degraded mode."""
 
     bank: str
     events: int
@@ -44,6 +45,7 @@ class BankFacts:
     money: float
     fraud_money: float
     customers: int
+    degraded: int
 
 
 @dataclass(frozen=True)
@@ -83,6 +85,7 @@ def evaluate(
     tiers: Mapping[str, int] = DEFAULT_TIERS,
     models: Sequence[str] = (FOREST, LOGISTIC),
     count_delay_days: int = COUNT_DELAY_DAYS,
+    least_cohort: int = LEAST_COHORT,
     n_jobs: int = 2,
     announce: Callable[[str], None] = lambda _: None,
 ) -> Evaluation:
@@ -91,6 +94,7 @@ def evaluate(
     ``spec``: the features in the histories; beside them a model sees the amount (and the channel where it varies).
     ``models``: which to train; without the random forest the growth has no model curve. ``count_delay_days``: how long
     until a fraud is known, for the pooled features and for the maturity of the encrypted daily counts.
+    ``least_cohort``: the smallest cohort that policy lets ask for encrypted sums.
     """
     began = time.perf_counter()
     inputs = ["amount", *model_features(spec)]
@@ -114,7 +118,13 @@ def evaluate(
     ]
     measured = [r for r in rows if r.model == FOREST and r.view in (ALONE, CONSORTIUM)] if names else []
     growth = growth_steps(
-        comparison, counts, own=own, tiers=tiers, delay_days=count_delay_days, measured=measured
+        comparison,
+        counts,
+        own=own,
+        tiers=tiers,
+        delay_days=count_delay_days,
+        least_cohort=least_cohort,
+        measured=measured,
     )
     return Evaluation(
         banks=_facts(stream),
@@ -149,6 +159,7 @@ def _facts(stream: ScoredStream) -> tuple[BankFacts, ...]:
                 money=float(stream.amount[mine].sum()),
                 fraud_money=float(stream.amount[bad].sum()),
                 customers=len(np.unique(stream.customer[mine])),
+                degraded=int((mine & stream.degraded).sum()),
             )
         )
     return tuple(answer)

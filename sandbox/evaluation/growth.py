@@ -13,7 +13,6 @@ from sandbox.evaluation.results import FOREST, ExactnessCheck, GrowthStep, Model
 from sandbox.evaluation.stream import ScoredStream
 
 CHALLENGE = "challenge"
-_LEAST_COHORT = 3
 
 
 def count_columns(
@@ -48,12 +47,14 @@ def exactness(stream: ScoredStream, counts: BankDayCounts, delay_days: int) -> l
         plain = count_columns(stream, counts, len(stream.banks), delay_days)
         held = stream.matrix([c.name for c in stream.consortium])
         at_cell = stream.cell >= 0
-        different = ((plain != held) & ~(np.isnan(held) & (plain == 0))).any(axis=1) & at_cell
+        compared = at_cell & ~stream.degraded
+        different = ((plain != held) & ~(np.isnan(held) & (plain == 0))).any(axis=1) & compared
         checks.append(
             ExactnessCheck(
                 "other banks' fraud counts, from encrypted sums, against plain sums",
-                int(at_cell.sum()),
+                int(compared.sum()),
                 int(different.sum()),
+                left_out=int((at_cell & stream.degraded).sum()),
             )
         )
     for kind in stream.kinds:
@@ -76,12 +77,14 @@ def growth_steps(
     own: npt.NDArray[np.float64],
     tiers: Mapping[str, int],
     delay_days: int,
+    least_cohort: int,
     measured: Sequence[ModelRow],
 ) -> list[GrowthStep]:
     """One step for each size of consortium from 1 (each bank alone) to all banks.
 
     ``own``: the banks' own features ``[n, f]``. ``measured``: the random-forest rows alone and with the full
-    consortium, which need no second training. With no ``challenge`` tier nothing counts as flagged.
+    consortium, which need no second training. ``least_cohort``: the smallest cohort that policy serves. With no
+    ``challenge`` tier nothing counts as flagged.
     """
     stream = comparison.stream
     by_bank = {kind: stream.victims_by_bank(kind) for kind in stream.kinds}
@@ -107,14 +110,14 @@ def growth_steps(
                 genuine_flagged=int((flagged & (stream.fraud == 0)).sum()),
                 average_precision=row.joint.average_precision if row else None,
                 roc_auc=row.joint.roc_auc if row else None,
-                counterfactual=members not in known,
-                refused_by_policy=_refusal(members),
+                counterfactual=1 < members < len(stream.banks),
+                refused_by_policy=_refusal(members, least_cohort),
             )
         )
     return steps
 
 
-def _refusal(members: int) -> str | None:
-    if 1 < members < _LEAST_COHORT:
-        return "encrypted sums refused: in a cohort of two the result shows each the other's counts"
+def _refusal(members: int, least_cohort: int) -> str | None:
+    if 1 < members < least_cohort:
+        return f"policy refuses encrypted sums below {least_cohort} members: the result would show single banks' counts"
     return None

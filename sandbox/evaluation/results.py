@@ -89,8 +89,8 @@ class GrowthStep:
     """A consortium of ``members``: each bank with the first ``members - 1`` others, all banks' rows together.
 
     ``frauds_flagged``, ``fraud_money_flagged``, ``genuine_flagged``: transactions at or above the challenge tier,
-    exact (from the contributors named in the labels). ``average_precision``, ``roc_auc``: random forest,
-    ``counterfactual`` where trained on counts that only the sandbox knows bank by bank.
+    exact (from the contributors named in the labels). ``average_precision``, ``roc_auc``: random forest.
+    ``counterfactual``: no such consortium ran; computed from what only the sandbox knows of each bank.
     ``refused_by_policy``: why such a consortium would not be served encrypted sums.
     """
 
@@ -106,8 +106,12 @@ class GrowthStep:
 
 @dataclass(frozen=True)
 class ExactnessCheck:
-    """What the protocol returned against what the sandbox, which sees all rows, computes in the clear."""
+    """What the protocol returned against what the sandbox, which sees all rows, computes in the clear.
+
+    ``left_out``: rows not compared because the bank knew that it had no up-to-date answer (degraded mode).
+    """
 
     what: str
     rows: int
     different: int
+    left_out: int = 0

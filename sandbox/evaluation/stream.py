@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -34,9 +34,10 @@ class ConsortiumColumn:
 class ScoredStream:
     """``frame``: one row an event, by time; the arrays are its columns as numbers, shape ``[n]``.
 
-    ``bank``: position in ``banks``. ``day``: days since 1970-01-01 (UTC). ``customer``: codes distinct between banks.
-    ``cell``: position in the public directory, -1 without one. ``verdict*``: positions in ``VERDICTS``.
-    ``unscored``: rows of the truth that a bank's history lacks (refused, or lost), by bank.
+    ``bank``: position in ``banks``. ``day``: days since 1970-01-01 in the data set's zone. ``customer``: codes distinct
+    between banks. ``cell``: position in the public directory, -1 without one. ``verdict*``: positions in ``VERDICTS``.
+    ``unscored``: rows of the truth that a bank's history lacks (refused, or lost), by bank. ``degraded``: rows scored
+    while the consortium's tags or counts were missing or not up to date.
     """
 
     banks: tuple[str, ...]
@@ -54,6 +55,7 @@ class ScoredStream:
     consortium: tuple[ConsortiumColumn, ...]
     kinds: tuple[str, ...]
     unscored: Mapping[str, int]
+    degraded: npt.NDArray[np.bool_]
 
     def __len__(self) -> int:
         return self.frame.height
@@ -96,16 +98,15 @@ def truth_of(
     events: pl.DataFrame,
     *,
     columns: Mapping[str, str],
-    split: str,
+    bank: npt.NDArray[np.int64],
     label: str,
-    members: int,
     directory: Sequence[str],
     directory_entity: str,
 ) -> pl.DataFrame:
     """The original file as the evaluation needs it: event_id, bank (position), customer, cell, fraud; in file order.
 
-    ``columns``: schema name to file column. ``split``: the integer column that deals rows to banks. ``directory``: the
-    public ids in their order; ids outside it get no cell.
+    ``columns``: schema name to file column. ``bank``: the bank of each row, ``[n]``. ``directory``: the public ids in
+    their order; ids outside it get no cell. An unknown label counts as genuine.
     """
     place = pl.DataFrame(
         {"id": list(directory), "cell": np.arange(len(directory))}, schema={"id": pl.String, "cell": pl.Int64}
@@ -113,9 +114,9 @@ def truth_of(
     return (
         events.select(
             pl.col(columns["event_id"]).alias("event_id"),
-            (pl.col(split) % members).cast(pl.Int64).alias("bank"),
+            pl.Series("bank", bank, dtype=pl.Int64),
             pl.col(columns["customer"]).cast(pl.String).alias("truth_customer"),
-            pl.col(label).cast(pl.Int8).alias("fraud"),
+            pl.col(label).cast(pl.Int8).fill_null(0).alias("fraud"),
             pl.col(columns[directory_entity]).cast(pl.String).alias("id"),
         )
         .join(place, on="id", how="left", maintain_order="left")
@@ -125,9 +126,21 @@ def truth_of(
     )
 
 
-def load_stream(histories: Mapping[str, Path], truth: pl.DataFrame, *, cells: int) -> ScoredStream:
+def utc_days(time_us: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
+    """Days since 1970-01-01 of instants in UTC."""
+    return time_us // _DAY_US
+
+
+def load_stream(
+    histories: Mapping[str, Path],
+    truth: pl.DataFrame,
+    *,
+    cells: int,
+    day_of: Callable[[npt.NDArray[np.int64]], npt.NDArray[np.int64]] = utc_days,
+) -> ScoredStream:
     """Join every bank's history folder (Parquet files) with ``truth``; banks in the order of ``histories``.
 
+    ``day_of``: the day (since 1970-01-01, in the data set's zone) of instants in microseconds.
     Raises :class:`HistoryError` for a history with an event twice or with events that are not in the truth.
     """
     parts, unscored = [], {}
@@ -152,7 +165,7 @@ def load_stream(histories: Mapping[str, Path], truth: pl.DataFrame, *, cells: in
         frame=frame,
         bank=frame["bank"].to_numpy(),
         time_us=time_us,
-        day=time_us // _DAY_US,
+        day=day_of(time_us),
         customer=frame.select(pl.struct("bank", "truth_customer").rank("dense").cast(pl.Int64))
         .to_series()
         .to_numpy(),
@@ -165,6 +178,9 @@ def load_stream(histories: Mapping[str, Path], truth: pl.DataFrame, *, cells: in
         consortium=_consortium_columns(frame.columns),
         kinds=tuple(c.removesuffix("_victims_all") for c in frame.columns if c.endswith("_victims_all")),
         unscored=unscored,
+        degraded=frame["degraded"].fill_null(False).to_numpy()
+        if "degraded" in frame.columns
+        else np.zeros(frame.height, np.bool_),
     )
 
 

@@ -11,12 +11,14 @@ from pathlib import Path
 from string import Template
 from typing import Any
 
+from sandbox.report.asked import requests_section
 from sandbox.report.evidence import exactness_section, growth_section, tier_section
 from sandbox.report.markup import Markup, Missing, join, paragraph, section
 from sandbox.report.measured import Drawings, gap_closed, headline_section, money_section
 from sandbox.report.record import RunRecord
+from sandbox.report.sharing import banks_section, failure_banner
 from sandbox.report.traffic import calls_asked
-from sandbox.report.witnessed import audit_section, requests_section, run_section, seen_section
+from sandbox.report.witnessed import audit_section, run_section, seen_section
 
 
 def build_report(run: RunRecord, out: Path) -> tuple[Path, Path]:
@@ -42,7 +44,15 @@ def render(run: RunRecord) -> str:
             tier_section(found.tiers, drawings),
             exactness_section(found),
         ]
-    parts = [*measured, requests_section(run), seen_section(run), audit_section(run), run_section(run)]
+    parts = [
+        *failure_banner(run),
+        *measured,
+        banks_section(run),
+        requests_section(run),
+        seen_section(run),
+        audit_section(run),
+        run_section(run),
+    ]
     template = Template(
         resources.files("sandbox.report").joinpath("template.html").read_text(encoding="utf-8")
     )

@@ -84,7 +84,8 @@ def growth_section(steps: Sequence[GrowthStep], drawings: Drawings) -> Markup:
         ),
         drawings.place(
             plots.growth(steps),
-            "* hollow: computed by the sandbox only; policy refuses encrypted sums for two members.",
+            "Hatched and hollow: counterfactual. No such consortium ran; the sandbox computed it from what it knows of "
+            "each bank. * Policy would refuse encrypted sums to so few members.",
         ),
         table(
             "By size of the consortium",
@@ -117,6 +118,7 @@ def exactness_section(evaluation: Evaluation) -> Markup:
             c.what,
             c.rows,
             c.different,
+            c.left_out,
             Markup('<span class="good">equal</span>')
             if not c.different
             else Markup('<span class="bad">differs</span>'),
@@ -128,6 +130,7 @@ def exactness_section(evaluation: Evaluation) -> Markup:
             f.bank,
             f.events,
             f.unscored,
+            f.degraded,
             f.customers,
             f.frauds,
             percent(f.frauds, f.events, 2),
@@ -141,12 +144,22 @@ def exactness_section(evaluation: Evaluation) -> Markup:
         "The streams, and whether the sums were right",
         table(
             "What each bank scored",
-            ["bank", "events", "not scored", "customers", "frauds", "share", "money", "fraud money"],
+            [
+                "bank",
+                "events",
+                "not scored",
+                "degraded",
+                "customers",
+                "frauds",
+                "share",
+                "money",
+                "fraud money",
+            ],
             facts,
         ),
         table(
             "What the protocols returned against the plain truth",
-            ["what", "rows", "different", "result"],
+            ["what", "rows", "different", "left out: degraded", "result"],
             checks,
         ),
     )

@@ -74,6 +74,9 @@ def _sentence(evaluation: Evaluation) -> Markup:
     closed = gap_closed(evaluation)
     if alone is None or together is None:
         return paragraph("The random forest was not trained in this run.", kind="lead")
+    if alone.joint.average_precision is None or together.joint.average_precision is None:
+        why = together.joint.why or alone.joint.why or "nothing to measure on"
+        return paragraph(f"Ranking quality was not measured in this run: {why}.", kind="lead")
     parts: list[Cell] = [
         "Average precision goes from ",
         strong(three(alone.joint.average_precision, alone.joint.why or "")),

@@ -122,13 +122,18 @@ def growth(steps: Sequence[GrowthStep]) -> Drawing:
     calm(left)
     left.grid(visible=False)
     left.set_yticks([])
-    bars = left.bar(
-        members,
-        [s.frauds_flagged for s in steps],
-        width=0.6,
-        color=[COLOURS["alone"] if s.members == 1 else COLOURS["consortium"] for s in steps],
-    )
-    left.bar_label(bars, labels=[f"{s.frauds_flagged:,}" for s in steps], padding=3, color=INK)
+    for step in steps:
+        colour = COLOURS["alone"] if step.members == 1 else COLOURS["consortium"]
+        bars = left.bar(
+            step.members,
+            step.frauds_flagged,
+            width=0.6,
+            color=PAPER if step.counterfactual else colour,
+            edgecolor=colour,
+            linewidth=1.4,
+            hatch="///" if step.counterfactual else None,
+        )
+        left.bar_label(bars, labels=[f"{step.frauds_flagged:,}"], padding=3, color=INK)
     left.set_title("Frauds at or above the challenge tier", loc="left", color=INK, fontsize=11.5)
     left.set_ylim(0, max([s.frauds_flagged for s in steps] + [1]) * 1.18)
     calm(right)
@@ -138,7 +143,6 @@ def growth(steps: Sequence[GrowthStep]) -> Drawing:
         for step in steps:
             if step.average_precision is None:
                 continue
-            hollow = step.refused_by_policy is not None
             right.plot(
                 [step.members],
                 [step.average_precision],
@@ -146,11 +150,11 @@ def growth(steps: Sequence[GrowthStep]) -> Drawing:
                 markersize=8,
                 markeredgewidth=1.8,
                 color=COLOURS["consortium"],
-                markerfacecolor=PAPER if hollow else COLOURS["consortium"],
+                markerfacecolor=PAPER if step.counterfactual else COLOURS["consortium"],
                 zorder=3,
             )
             right.annotate(
-                f"{step.average_precision:.3f}" + ("*" if hollow else ""),
+                f"{step.average_precision:.3f}" + ("*" if step.refused_by_policy is not None else ""),
                 (step.members, step.average_precision),
                 textcoords="offset points",
                 xytext=(0, 10),
@@ -170,6 +174,7 @@ def growth(steps: Sequence[GrowthStep]) -> Drawing:
     spoken = "; ".join(
         f"{s.members} members: {s.frauds_flagged} frauds"
         + (f", average precision {s.average_precision:.3f}" if s.average_precision is not None else "")
+        + (" (counterfactual)" if s.counterfactual else "")
         for s in steps
     )
     return Drawing(figure, "What each further member adds", spoken)

@@ -6,7 +6,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from sandbox.accounts import BankAccount
+from sandbox.coordinator_view import CoordinatorView
 from sandbox.evaluation import Evaluation
+from sandbox.probe import Probe
 
 Json = Mapping[str, Any]
 
@@ -21,6 +24,8 @@ class RunRecord:
     tables of requests.
     ``audit``: the offline verification of the exported log (an ``AuditReport`` as JSON), with ``audit_command``.
     ``timings``: part to wall-clock seconds. ``incidents``: what broke and how it was mended, one sentence each.
+    ``accounts``: each bank's run; ``failures``: why the run may not end green; ``probe``: the sandbox's own refused
+    request; ``coordinator``: what its database holds; ``rejects``: rows of the source that were refused, in words.
     ``unit``: of the money. ``not_measured``: part (``evaluation``, ``statuses``, ``audit``, ``timings``) to the reason.
     """
 
@@ -34,6 +39,11 @@ class RunRecord:
     audit_command: str = "subrosa audit verify DIR"
     timings: Mapping[str, float | None] | None = None
     incidents: Sequence[str] = ()
+    accounts: Sequence[BankAccount] = ()
+    failures: Sequence[str] = ()
+    probe: Probe | None = None
+    coordinator: CoordinatorView | None = None
+    rejects: Sequence[str] = ()
     unit: str = ""
     not_measured: Mapping[str, str] = field(default_factory=dict)
 

@@ -1,4 +1,4 @@
-"""Sections on what crossed between the parties: requests, what each party saw, the audit, the run itself."""
+"""Sections on what each party saw, the audit, and the run itself."""
 
 from __future__ import annotations
 
@@ -16,110 +16,9 @@ from sandbox.report.markup import (
     strong,
     table,
 )
-from sandbox.report.record import Json, RunRecord
-from sandbox.report.traffic import calls_asked, flat, traffic_of
-
-
-def requests_section(record: RunRecord) -> Markup:
-    """Lookups, aggregations and everything else that was asked, with latencies; refusals by reason."""
-    if record.statuses is None:
-        body = paragraph(Missing(record.why("statuses")), kind="note")
-    else:
-        rows: list[list[Cell]] = [
-            [
-                c.call,
-                c.requests,
-                c.errors,
-                c.elements,
-                _size(c.bytes_out),
-                _size(c.bytes_in),
-                _ms(c.p50_ms),
-                _ms(c.p99_ms),
-            ]
-            for c in calls_asked(record.statuses)
-        ]
-        body = table(
-            "What members asked of other parties",
-            [
-                "call",
-                "requests",
-                "errors",
-                "blinded elements",
-                "sent",
-                "received",
-                "median",
-                "99th percentile",
-            ],
-            rows,
-        )
-    return section(
-        "requests",
-        "Lookups, sums and refusals",
-        body,
-        _faults(record),
-        _asked_table(record),
-        _refusals(record),
-    )
-
-
-def _requests(audit: Json | None) -> list[Json]:
-    rows = audit.get("requests") if audit else None
-    return [row for row in rows if isinstance(row, Mapping)] if isinstance(rows, list) else []
-
-
-def _asked_table(record: RunRecord) -> Markup:
-    if record.audit is None:
-        return paragraph("Requests in the log: ", Missing(record.why("audit")), kind="note")
-    rows: list[list[Cell]] = [
-        [
-            _text(r, "party"),
-            _text(r, "action"),
-            _text(r, "subject"),
-            _text(r, "purpose"),
-            _count(r, "requests"),
-            _count(r, "amount"),
-        ]
-        for r in _requests(record.audit)
-        if r.get("decision") != "refused"
-    ]
-    return table(
-        "Permitted, from the log: who asked what, why and how often",
-        ["party", "action", "about", "purpose", "requests", "amount"],
-        rows,
-        words=4,
-    )
-
-
-def _faults(record: RunRecord) -> Markup:
-    rows: list[list[Cell]] = []
-    for party, status in (record.statuses or {}).items():
-        found = status.get("faults")
-        for fault in found if isinstance(found, list) else []:
-            if isinstance(fault, Mapping):
-                rows.append([party, _text(fault, "party"), _text(fault, "what"), _text(fault, "reason")])
-    return table(
-        "What members found wrong with another party",
-        ["found by", "at fault", "what", "reason"],
-        rows,
-        words=4,
-    )
-
-
-def _refusals(record: RunRecord) -> Markup:
-    if record.audit is None:
-        return paragraph("Refusals: ", Missing(record.why("audit")), kind="note")
-    rows: list[list[Cell]] = [
-        [
-            _text(r, "party"),
-            _text(r, "action"),
-            _text(r, "subject"),
-            _text(r, "reason"),
-            _count(r, "requests"),
-        ]
-        for r in _requests(record.audit)
-        if r.get("decision") == "refused"
-    ]
-    return table("Refused, from the log", ["party", "action", "about", "reason", "requests"], rows, words=4)
+from sandbox.report.record import RunRecord
+from sandbox.report.traffic import flat, traffic_of
+from sandbox.report.units import count_of, logged_requests, seconds, size, text_of
 
 
 def seen_section(record: RunRecord) -> Markup:
@@ -133,12 +32,12 @@ def seen_section(record: RunRecord) -> Markup:
                 [
                     party,
                     "asked of" if row.get("direction") == "asked" else "answered to",
-                    _text(row, "peer"),
-                    _text(row, "call"),
-                    _count(row, "requests"),
-                    _count(row, "elements"),
-                    _size(_count(row, "bytes_in")),
-                    _size(_count(row, "bytes_out")),
+                    text_of(row, "peer"),
+                    text_of(row, "call"),
+                    count_of(row, "requests"),
+                    count_of(row, "elements"),
+                    size(count_of(row, "bytes_in")),
+                    size(count_of(row, "bytes_out")),
                 ]
             )
     own = [
@@ -156,6 +55,7 @@ def seen_section(record: RunRecord) -> Markup:
             "proofs, ciphertexts, sealed labels and signatures; no raw identifier and no transaction."
         ),
         _party_table(record),
+        _coordinator_table(record),
         details(
             f"All {len(rows)} pairs of parties and calls",
             table(
@@ -178,11 +78,11 @@ def _party_table(record: RunRecord) -> Markup:
         rows.append(
             [
                 party,
-                sum(_count(r, "requests") for r in answered),
-                sum(_count(r, "elements") for r in answered),
-                sum(_count(r, "requests") for r in asked),
-                _size(sum(_count(r, "bytes_in") for r in asked + answered)),
-                _size(sum(_count(r, "bytes_out") for r in asked + answered)),
+                sum(count_of(r, "requests") for r in answered),
+                sum(count_of(r, "elements") for r in answered),
+                sum(count_of(r, "requests") for r in asked),
+                size(sum(count_of(r, "bytes_in") for r in asked + answered)),
+                size(sum(count_of(r, "bytes_out") for r in asked + answered)),
             ]
         )
     sums = table(
@@ -192,13 +92,13 @@ def _party_table(record: RunRecord) -> Markup:
     )
     if record.audit is None:
         return sums
-    permitted = [r for r in _requests(record.audit) if r.get("decision") != "refused"]
-    actions = sorted({_text(r, "action") for r in permitted})
+    permitted = [r for r in logged_requests(record.audit) if r.get("decision") != "refused"]
+    actions = sorted({text_of(r, "action") for r in permitted})
     kept: list[list[Cell]] = [
         [
             action,
-            sum(_count(r, "requests") for r in permitted if r.get("action") == action),
-            sum(_count(r, "amount") for r in permitted if r.get("action") == action),
+            sum(count_of(r, "requests") for r in permitted if r.get("action") == action),
+            sum(count_of(r, "amount") for r in permitted if r.get("action") == action),
         ]
         for action in actions
     ]
@@ -206,6 +106,39 @@ def _party_table(record: RunRecord) -> Markup:
         "Coordinator: what its log holds of permitted requests (amount: points, sealed labels or cells)",
         ["action", "requests", "amount"],
         kept,
+    )
+
+
+def _coordinator_table(record: RunRecord) -> Markup:
+    """What a curious coordinator could look at: sealed labels, and which tags are equal."""
+    view = record.coordinator
+    if view is None:
+        return paragraph("What the coordinator holds: ", Missing(record.why("coordinator")), kind="note")
+    traffic = [
+        row
+        for status in (record.statuses or {}).values()
+        for row in traffic_of(status)
+        if row.get("direction") == "asked" and row.get("peer") == "coordinator"
+    ]
+    rows: list[list[Cell]] = [
+        [k.kind, k.labels, k.tags, k.tags_of_several, size(k.bytes)] for k in view.kinds
+    ]
+    return join(
+        [
+            table(
+                "Coordinator: what its database holds of the index",
+                ["kind", "sealed labels", "different tags", "tags of more than one bank", "size"],
+                rows,
+            ),
+            paragraph(
+                f"It took in {view.deltas:,} batches of labels and {view.inquiries:,} inquiries, received "
+                f"{size(sum(count_of(r, 'bytes_out') for r in traffic))} and sent "
+                f"{size(sum(count_of(r, 'bytes_in') for r in traffic))}. It cannot open a label, but it sees which "
+                "banks submitted equal tags, so hold evidence on the same thing. It still keeps "
+                f"{view.contributions_kept:,} encrypted contributions (they are erased when an inquiry closes).",
+                kind="note",
+            ),
+        ]
     )
 
 
@@ -223,7 +156,7 @@ def audit_section(record: RunRecord) -> Markup:
         paragraph(
             Markup('<span class="good">verified</span>'),
             " offline from the exported files: ",
-            strong(_count(audit, "size")),
+            strong(count_of(audit, "size")),
             " entries under one signed checkpoint",
             "" if pinned else " (the log's key was taken from the export itself: pin it with --key)",
             ".",
@@ -243,7 +176,7 @@ def run_section(record: RunRecord) -> Markup:
     """How long it took, what broke, and how to do it again."""
     timings = record.timings
     parts = [
-        table("Wall-clock time", ["part", "time"], [[k, _seconds(v)] for k, v in timings.items()])
+        table("Wall-clock time", ["part", "time"], [[k, seconds(v)] for k, v in timings.items()])
         if timings is not None
         else paragraph("Times: ", Missing(record.why("timings")), kind="note"),
         _incidents(record.incidents),
@@ -263,33 +196,5 @@ def _incidents(incidents: Sequence[str]) -> Markup:
     return join([paragraph("What broke, and how it was mended:"), Markup(f"<ul>{lines}</ul>")])
 
 
-def _text(row: Json, key: str) -> str:
-    value = row.get(key)
-    return "" if value is None else str(value)
-
-
-def _count(row: Json, key: str) -> int:
-    return int(row.get(key) or 0)
-
-
 def _plain(value: Cell) -> Cell:
     return Markup(f"{value}") if isinstance(value, int) and not isinstance(value, bool) else value
-
-
-def _ms(value: float | None) -> Cell:
-    return Missing("no requests") if value is None else f"{value:,.1f} ms"
-
-
-def _seconds(value: float | None) -> Cell:
-    if value is None:
-        return Missing("did not run")
-    return f"{value:,.1f} s" if value < 90 else f"{int(value // 60)} min {value % 60:.0f} s"
-
-
-def _size(count: int) -> str:
-    size = float(count)
-    for unit in ("B", "kB", "MB"):
-        if size < 1000:
-            return f"{size:,.0f} {unit}" if unit == "B" else f"{size:,.1f} {unit}"
-        size /= 1000
-    return f"{size:,.2f} GB"

@@ -113,6 +113,7 @@ class Consortium:
                     ],
                 )
             )
+        cards = []
         for number, name in enumerate(self.names):
             home = self.path / name
             card = member_setup.init_member(
@@ -128,6 +129,11 @@ class Consortium:
             member_setup.install_key_shares(home, [shares[number] for shares in dealt])
             directory = member_setup.install_directory(home, directory_file)
             coordinator_setup.admit(chair, card, number + 1)
+            cards.append(card)
+        for name in self.names:
+            for card in cards:
+                if card.party != name:
+                    member_setup.pin_party(self.path / name, card)
         coordinator_setup.install_group_keys(chair, public)
         coordinator_setup.install_directory(chair, directory)
         coordinator_setup.install_policy(chair, default_bundle())

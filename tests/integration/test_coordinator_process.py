@@ -18,9 +18,9 @@ import pytest
 from coordinator.export import export_log
 from coordinator.setup import admit, init_coordinator, install_policy
 from crypto.signing import SigningKey
-from governance.log.entries import RefusalEntry, decode_entry
+from governance.log.entries import RefusalEntry
 from governance.log.follow import TrustedLog
-from governance.messages.codec import decode
+from governance.messages.codec import decode, encode
 from governance.messages.http_signatures import (
     RequestParts,
     collect_headers,
@@ -28,9 +28,11 @@ from governance.messages.http_signatures import (
     sign_request,
     verify_response,
 )
+from governance.messages.index import SealedLabel, SubmitLabels
 from governance.messages.log import CheckpointUpdate, LogPage
 from governance.messages.problems import parse_problem
 from governance.messages.roll import PartyCard
+from governance.messages.signed import sign_message
 from governance.policy.default import default_bundle
 
 ORIGIN = "test.example/log"
@@ -82,7 +84,9 @@ class Served:
         self.process.wait(timeout=30)
         return time.monotonic() - began
 
-    def call(self, party: str, target: str, method: str = "GET", content: object = b"") -> httpx.Response:
+    def call(
+        self, party: str, target: str, method: str = "GET", content: object = b"", *, signed: bool = True
+    ) -> httpx.Response:
         path, _, query = target.partition("?")
         body = content if isinstance(content, bytes) else b""
         headers = sign_request(
@@ -97,6 +101,9 @@ class Served:
         response = httpx.request(
             method, self.url + target, content=content, headers=headers, timeout=30, trust_env=False
         )
+        if not signed:
+            assert "signature" not in response.headers
+            return response
         verify_response(
             response.status_code,
             collect_headers(response.headers.raw),
@@ -107,6 +114,19 @@ class Served:
             now=int(time.time()),
         )
         return response
+
+    def refused_batch(self) -> SubmitLabels:
+        """A label of bank-a, for a purpose that no policy permits."""
+        label = SealedLabel(
+            epoch=1,
+            kind="terminal",
+            tag=bytes(16),
+            contributor="bank-a",
+            issued_at=0,
+            expires_at=1,
+            sealed=b"sealed",
+        )
+        return SubmitLabels(purpose="curiosity", labels=[sign_message(label, "bank-a", self.keys["bank-a"])])
 
 
 @pytest.fixture
@@ -133,15 +153,17 @@ def test_serves_stops_and_survives_a_kill(served: Served, tmp_path: Path) -> Non
     served.start()
     response = served.call("regulator", "/v1/log?count=100")
     page = decode(LogPage, response.content)
-    trusted, entries = trusted.verify_page(page, now=int(time.time()), max_age=300)
-    assert sum(isinstance(entry, RefusalEntry) for entry in entries) == 5
-    assert decode_entry(page.entries[-1].body).at <= int(time.time())
+    trusted = trusted.advance(page.checkpoint, now=int(time.time()), max_age=300)
+    entries = [trusted.verify_entry(entry) for entry in page.entries]
+    [refusal] = [entry for entry in entries if isinstance(entry, RefusalEntry)]
+    assert refusal.at <= int(time.time())
 
-    # an export beside the serving process, which then goes on
-    assert export_log(served.directory, tmp_path / "out").refusals() == 5
-    served.call("regulator", "/v1/index/deltas")
+    # an export beside the serving process, which then goes on: the repetitions, the read, the export
+    report = export_log(served.directory, tmp_path / "out")
+    assert (report.refusals(), report.entries["refusal"], report.entries["reads"]) == (5, 2, 1)
+    served.call("bank-a", "/v1/index/labels", "POST", encode(served.refused_batch()))
     update = decode(CheckpointUpdate, served.call("bank-a", f"/v1/checkpoint?since={trusted.size}").content)
-    assert trusted.advance(update, now=int(time.time()), max_age=300).size == trusted.size + 2
+    assert trusted.advance(update, now=int(time.time()), max_age=300).size == trusted.size + 4
 
     # long polls end at once when the process is told to stop, and nothing else keeps it
     answers: list[int] = []
@@ -161,6 +183,7 @@ def test_serves_stops_and_survives_a_kill(served: Served, tmp_path: Path) -> Non
     assert served.process is not None
     assert served.process.returncode in (0, -signal.SIGTERM)
     assert "Traceback" not in served.output.read_text()
+    assert export_log(served.directory, tmp_path / "after").refusals() == 6
 
 
 def test_an_endless_body_is_cut_off(served: Served) -> None:
@@ -173,7 +196,7 @@ def test_an_endless_body_is_cut_off(served: Served) -> None:
             yield bytes(2**20)
 
     try:
-        response = served.call("bank-a", "/v1/index/labels", "POST", endless())
+        response = served.call("bank-a", "/v1/index/labels", "POST", endless(), signed=False)
     except (httpx.WriteError, httpx.ReadError, httpx.RemoteProtocolError):
         pass  # the connection may be closed while we still send
     else:

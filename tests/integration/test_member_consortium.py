@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import hashlib
+import time
 from concurrent.futures import ThreadPoolExecutor
 
 import httpx
@@ -53,6 +54,9 @@ def test_the_joint_statistic_is_the_sum_of_all_banks(three_banks):
     for each in answer["counts"]:
         got[each["day"] - 17_000, names[each["entity"]]] = each["count"]
     np.testing.assert_array_equal(got, expected)
+    rows = {row["operation"]: row for row in three_banks.desk("bank-a").get("status")["latencies"]}
+    assert rows["inquiry"]["items"] >= expected.size
+    assert rows["inquiry"]["p50_ms"] > 0
 
 
 def test_two_banks_may_ask_at_once(three_banks):
@@ -79,11 +83,18 @@ def test_refusals_are_problems_that_name_party_and_fix(three_banks):
 def test_totals_reach_the_log_and_the_status_shows_who_asked_what(three_banks):
     three_banks.desk("bank-b").post("lookups", kind="merchant", value="T0T4L")
     for name in three_banks.names:
-        assert three_banks.desk(name).post("totals") == {"sent": 1}
+        # A period has whole seconds: right after the node's own first account there is none to send yet.
+        deadline = time.monotonic() + 5
+        while three_banks.desk(name).post("totals") != {"sent": 1}:
+            assert time.monotonic() < deadline
+            time.sleep(0.2)
     rows = [row for name in three_banks.names for row in three_banks.desk(name).get("status")["traffic"]]
     answered = [row for row in rows if (row["direction"], row["call"]) == ("answered", "evaluate")]
     assert sum(row["elements"] for row in answered if row["peer"] == "bank-b") >= 1
     assert all(row["p50_ms"] is not None for row in answered)
+    # What was asked and what was answered are the same elements, counted on both sides.
+    asked = [row for row in rows if (row["direction"], row["call"]) == ("asked", "evaluate")]
+    assert sum(row["elements"] for row in asked) == sum(row["elements"] for row in answered) > 0
 
 
 def test_a_member_that_restarts_catches_up_and_keeps_its_cache(three_banks):

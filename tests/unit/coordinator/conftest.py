@@ -22,6 +22,7 @@ from coordinator.composition import Coordinator
 from coordinator.setup import Anchors, admit, init_coordinator, install_directory, install_policy
 from crypto.signing import SigningKey
 from governance.inquiries import CONFIRMED_FRAUDS, cohort_digest, mask_keys_digest
+from governance.log.entries import Entry
 from governance.log.follow import TrustedLog
 from governance.messages.codec import MEDIA_TYPE, Message, decode, encode
 from governance.messages.http_signatures import (
@@ -41,7 +42,7 @@ from governance.messages.inquiry import (
     Outcome,
     Veto,
 )
-from governance.messages.log import CheckpointUpdate
+from governance.messages.log import CheckpointUpdate, LogPage
 from governance.messages.policy import PolicyBundle
 from governance.messages.problems import Problem, parse_problem
 from governance.messages.roll import Directory, PartyCard
@@ -241,6 +242,12 @@ class Consortium:
 
     def trusted(self) -> TrustedLog:
         return TrustedLog.start(self.anchors.log_verifier_key)
+
+    def entries(self, party: str = "regulator", first: int = 0) -> list[Entry]:
+        """The entries that ``party`` may read from ``first`` on, each proven."""
+        page = self.get(party, f"/v1/log?first={first}&count=500", LogPage)
+        trusted = self.trusted().advance(page.checkpoint, now=int(self.clock.now), max_age=10**6)
+        return [trusted.verify_entry(entry) for entry in page.entries]
 
 
 def set_up(directory: Path, bundle: PolicyBundle | None = None) -> Consortium:

@@ -14,6 +14,7 @@ from governance.log.entries import DeltaEntry, RefusalEntry, decode_entry
 from governance.messages.index import Deltas, Receipt, labels_digest
 from governance.messages.log import LogPage
 from governance.messages.signed import Signed, open_signed
+from governance.policy.default import default_bundle
 
 LABELS = "/v1/index/labels"
 BANKS = ("bank-a", "bank-b", "bank-c")
@@ -121,6 +122,7 @@ def test_expired_labels_by_the_wall_clock(idle, start):
     future = consortium.label("bank-a", issued_at=START_MS + 1)
     assert refuse(consortium, "bank-a", consortium.batch(future)) == "conflict"
     consortium.clock.now += 86_400
+    consortium.coordinator.permission.close_due()
     assert refuse(consortium, "bank-a", consortium.batch(consortium.label("bank-a"))) == "conflict"
 
 
@@ -128,7 +130,7 @@ def test_policy_refusals_are_logged(consortium, tmp_path: Path):
     cases = [
         ("bank-a", "curiosity", "contribute"),
         ("regulator", "indicator-sharing", "contribute"),
-        ("bank-a", 300 * "x", "contribute"),
+        ("bank-b", 300 * "x", "contribute"),
     ]
     for party, purpose, action in cases:
         batch = consortium.batch(consortium.label(party), purpose=purpose)
@@ -142,6 +144,35 @@ def test_policy_refusals_are_logged(consortium, tmp_path: Path):
     assert consortium.refused("regulator", "GET", "/v1/index/deltas").name == "refused"
     assert feed(consortium).last == 0
     assert export_log(consortium.directory, tmp_path / "out").refusals() == 4
+
+
+def test_a_contributor_has_a_daily_budget_of_labels(tmp_path: Path, start, set_up_with):
+    bundle = msgspec.structs.replace(default_bundle(), labels_per_day=5)
+    consortium = start(set_up_with(tmp_path / "c", bundle))
+
+    def batch(party, count):
+        return consortium.batch(*(consortium.label(party) for _ in range(count)))
+
+    first = batch("bank-a", 3)
+    receipt = submit(consortium, "bank-a", first)
+    for _ in range(3):
+        problem = consortium.refused("bank-a", "POST", LABELS, batch("bank-a", 3))
+        assert (problem.name, problem.status, problem.party) == ("budget-exceeded", 429, "bank-a")
+    entry = consortium.entries()[-1]
+    assert isinstance(entry, RefusalEntry)
+    assert (entry.party, entry.action, entry.rule) == ("bank-a", "contribute", "label-budget")
+    assert feed(consortium).last == 1
+    # what was accepted before costs nothing again, what still fits is accepted, others have budgets of their own
+    assert submit(consortium, "bank-a", first) == receipt
+    submit(consortium, "bank-a", batch("bank-a", 2))
+    assert consortium.refused("bank-a", "POST", LABELS, batch("bank-a", 1)).name == "budget-exceeded"
+    submit(consortium, "bank-b", batch("bank-b", 5))
+    # a clock that goes back renews nothing, another day does
+    consortium.clock.now -= 86_400
+    assert consortium.refused("bank-a", "POST", LABELS, batch("bank-a", 1)).name == "budget-exceeded"
+    consortium.clock.now += 2 * 86_400
+    submit(consortium, "bank-a", batch("bank-a", 5))
+    assert export_log(consortium.directory, tmp_path / "out").refusals() == 5
 
 
 def test_many_contributors_at_once(consortium):

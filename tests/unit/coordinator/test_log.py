@@ -8,11 +8,14 @@ from contextlib import closing
 
 import pytest
 from sqlalchemy import text
+from typer.testing import CliRunner
 
+import subrosa
 from coordinator.export import export_log
 from coordinator.service.log import GovernanceLog, LogCorruptError
 from coordinator.storage.database import Database
 from crypto.signing import SigningKey
+from governance.log.audit import verify_export
 from governance.log.entries import ExportEntry, MalformedEntryError, RefusalEntry
 from governance.log.follow import TrustedLog
 from governance.messages.problems import RequestError
@@ -126,7 +129,9 @@ def test_many_threads(database):
                 indexes.extend(append(log, 2))
                 state = follow(log, state)
                 page = log.page(max(0, state.size - 3), 3, state.size, "bank-a")
-                state = state.verify_page(page, now=NOW, max_age=10**6)[0]
+                state = state.advance(page.checkpoint, now=NOW, max_age=10**6)
+                for logged in page.entries:
+                    state.verify_entry(logged)
         except BaseException as error:
             failures.append(error)
             raise
@@ -194,6 +199,20 @@ def test_another_key_refuses_to_start(database):
         open_log(database, key=SigningKey(bytes(31) + b"1"))
 
 
+def test_audit_export_is_a_command(consortium, tmp_path):
+    consortium.refused("regulator", "GET", "/v1/index/deltas")
+    out = tmp_path / "out"
+    options = ["--directory", str(consortium.directory), "--out", str(out), "--reader", "regulator"]
+    result = CliRunner().invoke(subrosa.app, ["audit", "export", *options])
+    assert result.exit_code == 0, result.output
+    assert "exported 4 entries" in result.output
+    report = verify_export(out, consortium.anchors.log_verifier_key)
+    assert (report.refusals(), report.entries["export"]) == (1, 1)
+    again = CliRunner().invoke(subrosa.app, ["audit", "export", *options])
+    assert again.exit_code == 1
+    assert "new or empty directory" in again.output
+
+
 def test_exports_name_their_reader_and_verify(consortium, tmp_path):
     consortium.refused("regulator", "GET", "/v1/index/deltas")
     report = export_log(consortium.directory, tmp_path / "one", reader="regulator")
@@ -212,6 +231,8 @@ def test_exports_name_their_reader_and_verify(consortium, tmp_path):
                 reason="test",
                 rule="test",
                 policy_epoch=1,
+                since=transaction.at,
+                requests=1,
             )
         )
     assert export_log(consortium.directory, tmp_path / "three").size == 7

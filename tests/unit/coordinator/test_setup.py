@@ -13,16 +13,17 @@ from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
 from typer.testing import CliRunner
 
+from coordinator.app import serve
 from coordinator.cli import app
 from coordinator.composition import Coordinator
 from coordinator.service.consortium import NotReadyError
-from coordinator.settings import SettingsError, load_settings
+from coordinator.settings import SettingsError, check_private, load_settings
 from coordinator.setup import admit, init_coordinator, install_directory, install_group_keys, install_policy
 from coordinator.storage.database import Database
 from coordinator.storage.tables import metadata
 from crypto.errors import CryptoError
 from crypto.signing import SigningKey
-from crypto.threshold import deal
+from crypto.threshold import deal, least_threshold
 from governance.log.notes import parse_verifier_key
 from governance.members import MembershipError
 from governance.messages.codec import decode
@@ -34,7 +35,7 @@ ORIGIN = "test.example/log"
 
 
 def dealt(kind_group="terminals", holders=3, epoch=1):
-    threshold = holders // 2 + 1
+    threshold = least_threshold(holders)
     keys, _ = deal(
         epoch=epoch, kind_group=kind_group, threshold=threshold, holders=holders, random=secrets.token_bytes
     )
@@ -238,3 +239,27 @@ def test_what_waits_for_the_disk(tmp_path):
         for wait, level in ((True, 2), (False, 1), (True, 2)):
             with database.write(wait_for_disk=wait) as connection:
                 assert connection.exec_driver_sql("PRAGMA synchronous").scalar() == level
+
+
+def test_a_directory_open_to_others_is_refused_and_the_store_is_private(tmp_path):
+    home = tmp_path / "coordinator"
+    init_coordinator(home, port=1, origin=ORIGIN)
+    assert {path.name: oct(path.stat().st_mode & 0o077) for path in home.iterdir()} == {
+        path.name: "0o0" for path in home.iterdir()
+    }
+    check_private(home)
+    home.chmod(0o755)
+    with pytest.raises(SettingsError, match="chmod 700"):
+        serve(home)
+    shared = tmp_path / "shared"
+    shared.mkdir()
+    shared.chmod(0o755)
+    with pytest.raises(SettingsError, match="chmod 700"):
+        init_coordinator(shared, port=1, origin=ORIGIN)
+
+
+def test_an_error_of_the_database_shows_no_value(tmp_path):
+    with closing(Database.in_directory(tmp_path)) as database, database.read() as connection:
+        with pytest.raises(Exception, match="no such table") as caught:
+            connection.exec_driver_sql("SELECT * FROM nowhere WHERE value = ?", ("SECRET-IBAN",))
+        assert "SECRET" not in str(caught.value)

@@ -55,6 +55,21 @@ def test_the_last_account_again_changes_nothing(consortium):
     assert consortium.post("bank-a", TOTALS, signed, CheckpointUpdate) == first
 
 
+def test_a_holder_cannot_fill_the_log_with_accounts(consortium, tmp_path):
+    for sequence in range(1, 61):
+        consortium.post("bank-a", TOTALS, account(consortium, sequence), CheckpointUpdate)
+    size = consortium.coordinator.log.head.size
+    for _ in range(2):
+        problem = consortium.refused("bank-a", "POST", TOTALS, account(consortium, 61))
+        assert (problem.name, problem.status, problem.party) == ("budget-exceeded", 429, "bank-a")
+    consortium.post("bank-a", TOTALS, account(consortium, 60), CheckpointUpdate)
+    assert consortium.coordinator.log.head.size == size
+    consortium.post("bank-b", TOTALS, account(consortium, 1, "bank-b"), CheckpointUpdate)
+    consortium.clock.now += HOUR
+    consortium.post("bank-a", TOTALS, account(consortium, 61), CheckpointUpdate)
+    assert export_log(consortium.directory, tmp_path / "out").entries["evaluation-totals"] == 62
+
+
 @pytest.mark.parametrize(
     ("sequence", "changes", "name"),
     [

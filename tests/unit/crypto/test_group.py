@@ -93,7 +93,7 @@ def test_wrong_lengths_and_types_never_reach_libsodium(bad: object) -> None:
         lambda: group.scalar_subtract(bad, ONE),  # type: ignore[arg-type]
         lambda: group.scalar_multiply(ONE, bad),  # type: ignore[arg-type]
         lambda: group.scalar_multiply_each(ONE, [bad]),  # type: ignore[list-item]
-        lambda: group.invert(bad),  # type: ignore[arg-type]
+        lambda: group.invert_each([bad]),  # type: ignore[list-item]
     ):
         with pytest.raises(InvalidEncodingError):
             refused()
@@ -106,7 +106,7 @@ def test_scalars_outside_the_range_are_refused_as_multipliers(value: int) -> Non
         lambda: group.validate_scalar(scalar),
         lambda: group.multiply(scalar, A),
         lambda: group.multiply_base(scalar),
-        lambda: group.invert(scalar),
+        lambda: group.invert_each([scalar]),
         lambda: group.multiply_pairs([ONE, scalar], [A, A]),
     ):
         with pytest.raises(InvalidEncodingError):
@@ -138,7 +138,7 @@ def test_multiplication_distributes_over_scalars(a: bytes, b: bytes, element: by
     assert group.multiply(group.scalar_multiply(a, b), element) == group.multiply(
         a, group.multiply(b, element)
     )
-    assert group.multiply(group.invert(a), group.multiply(a, element)) == element
+    assert group.multiply(group.invert_each([a])[0], group.multiply(a, element)) == element
 
 
 @settings(max_examples=25, deadline=None)

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from crypto.errors import InvalidEncodingError, OutOfRangeError
 from crypto.he.contexts import PublicContext, RequesterKey, load_public_context
-from crypto.he.contributions import add_vectors, encrypt_vector
+from crypto.he.contributions import add_column, encrypt_vector
 from crypto.he.decryption import check_one_contribution, decrypt_sum
 from crypto.he.envelope import check_ciphertext, check_ciphertexts, fields
 from crypto.he.parameters import (
@@ -74,7 +74,7 @@ def test_twenty_of_the_largest_leave_noise_budget() -> None:
     largest = np.full(RING, P - 1, dtype=np.int64)
     contributions = {f"bank-{index}": encrypt_vector(PUBLIC, largest) for index in range(SUMMANDS_MAX)}
     assert (decrypt_sum(KEY, contributions, RING) == (P - 1) * SUMMANDS_MAX % P).all()
-    (total,) = add_vectors(PUBLIC, list(contributions.values()), RING)
+    total = add_column(PUBLIC.native, [column for (column,) in contributions.values()]).serialize()
     context = tenseal.context_from(KEY.to_bytes(), n_threads=1)
     decryptor = tenseal.sealapi.Decryptor(context.seal_context().data, context.secret_key().data)
     (ciphertext,) = tenseal.bfv_vector_from(context, total).ciphertext()
@@ -83,13 +83,6 @@ def test_twenty_of_the_largest_leave_noise_budget() -> None:
         decrypt_sum(KEY, {**contributions, "bank-x": contributions["bank-0"]}, RING)
     with pytest.raises(OutOfRangeError):
         decrypt_sum(KEY, {}, RING)
-
-
-def test_sum_by_the_coordinator_equals_the_requesters() -> None:
-    rows = [np.arange(5000, dtype=np.int64) * factor for factor in (1, 7, 9)]
-    encrypted = [encrypt_vector(PUBLIC, row) for row in rows]
-    total = add_vectors(PUBLIC, encrypted, 5000)
-    assert decrypt_sum(KEY, {"coordinator": total}, 5000).tolist() == sum(rows).tolist()
 
 
 def test_sizes_on_the_wire() -> None:

@@ -49,7 +49,11 @@ def test_one_kind_of_message_never_passes_as_another() -> None:
     key = SigningKey(SEED)
     signature = key.sign("contribution", b"payload")
     verify_signature(PUBLIC, "contribution", b"payload", signature)
-    for context, payload in (("veto", b"payload"), ("contribution", b"payloae"), ("contributionp", b"ayload")):
+    for context, payload in (
+        ("veto", b"payload"),
+        ("contribution", b"payloae"),
+        ("contributionp", b"ayload"),
+    ):
         with pytest.raises(InvalidSignatureError):
             verify_signature(PUBLIC, context, payload, signature)
     with pytest.raises(InvalidSignatureError):

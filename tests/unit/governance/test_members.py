@@ -11,7 +11,9 @@ from crypto.errors import CryptoError
 from crypto.threshold import deal
 from governance.members import (
     MembershipError,
+    PinnedParty,
     Role,
+    check_newcomers,
     check_party_id,
     check_roll,
     check_successor,
@@ -22,7 +24,6 @@ from governance.members import (
     group_key,
     key_holders,
     key_set,
-    require_role,
     verify_keys,
 )
 from governance.messages.roll import Directory, GroupKey, MembershipRoll, PublicShare, RollEntry
@@ -87,7 +88,7 @@ def test_what_is_read_from_a_roll() -> None:
     assert list(key_holders(roll)) == [1, 2, 3]
     assert verify_keys(roll)["bank-b"] == bytes([2]) * 32
     assert coordinator(roll).party == "coordinator"
-    assert require_role(roll, "bank-a", Role.MEMBER) == find_party(roll, "bank-a")
+    assert find_party(roll, "bank-a").role == Role.MEMBER
     assert find_directory(roll, "terminals").cells == 10
     assert group_key(roll, "terminals") is GROUP_KEY
 
@@ -96,8 +97,6 @@ def test_what_is_not_on_the_roll() -> None:
     roll = make_roll()
     with pytest.raises(MembershipError, match="bank-z: is not on"):
         find_party(roll, "bank-z")
-    with pytest.raises(MembershipError, match="regulator: is a regulator, not a member"):
-        require_role(roll, "regulator", Role.MEMBER)
     with pytest.raises(MembershipError, match="kind group 'accounts'"):
         group_key(roll, "accounts")
     with pytest.raises(MembershipError, match="data set 'merchants'"):
@@ -185,6 +184,40 @@ def test_rolls_only_grow() -> None:
         check_successor(make_roll(epoch=2), make_roll(version=5))
     with pytest.raises(MembershipError, match="two different"):
         check_successor(roll, make_roll(issued_at=1))
+
+
+@pytest.mark.parametrize(
+    ("changes", "reason"),
+    [
+        ({"verify_key": bytes([9]) * 32}, "changes the verify key of bank-c"),
+        ({"role": "regulator", "share_index": 0}, "changes the role of bank-c from member"),
+        ({"share_index": 4}, "changes the share index of bank-c within epoch 1"),
+    ],
+)
+def test_a_party_that_stays_keeps_key_role_and_share_index(changes: dict[str, object], reason: str) -> None:
+    successor = make_roll(version=5, **with_entry(0, **changes))
+    with pytest.raises(MembershipError, match=reason):
+        check_successor(make_roll(), successor)
+
+
+def test_a_new_epoch_deals_new_share_indices_and_parties_may_leave() -> None:
+    check_successor(make_roll(), make_roll(version=5, epoch=2, **with_entry(0, share_index=4)))
+    check_successor(make_roll(), make_roll(version=5, parties=make_roll().parties[1:]))
+
+
+def test_only_parties_that_are_pinned_or_known_may_be_on_a_roll() -> None:
+    roll = make_roll()
+    pins = {each.party: PinnedParty(each.role, each.verify_key) for each in roll.parties}
+    check_newcomers(None, roll, pins)
+    check_newcomers(roll, roll, {})
+    before = make_roll(parties=roll.parties[1:])
+    check_newcomers(before, roll, {"bank-c": pins["bank-c"]})
+    for old, held in ((None, {k: v for k, v in pins.items() if k != "bank-c"}), (before, {})):
+        with pytest.raises(MembershipError, match="adds bank-c, whose card is not pinned"):
+            check_newcomers(old, roll, held)
+    for wrong in (PinnedParty("member", bytes(32)), PinnedParty("regulator", bytes([3]) * 32)):
+        with pytest.raises(MembershipError, match="adds bank-c with another verify key or role"):
+            check_newcomers(before, roll, pins | {"bank-c": wrong})
 
 
 @pytest.mark.parametrize("party", ["bank-a", "coordinator", "b2", "x" * 32])

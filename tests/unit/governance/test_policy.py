@@ -16,7 +16,7 @@ from governance.policy import requests
 from governance.policy.decider import Decider
 from governance.policy.decision import AccessRequest, PolicyError, RefusedError
 from governance.policy.default import default_bundle
-from governance.policy.parameters import budget_for, check_parameters, kind_rule, label_lifetime_ms, tier_for
+from governance.policy.parameters import budget_for, check_parameters, kind_rule, tier_for
 
 DOCS = Path(__file__).parents[3] / "docs" / "protocols"
 MEMBERS = ["bank-a", "bank-b", "bank-c", "bank-d"]
@@ -289,7 +289,8 @@ def test_an_unusable_bundle_is_refused_as_a_whole(bundle: PolicyBundle, reason: 
 def test_parameters_are_read_from_the_bundle() -> None:
     bundle = default_bundle()
     check_parameters(bundle)
-    assert label_lifetime_ms(kind_rule(bundle, "terminal")) == 7 * 86_400_000
+    assert kind_rule(bundle, "terminal").expiry_days == 7
+    assert bundle.labels_per_day == 20_000
     assert budget_for(bundle, "terminals").lookups_per_day == 20_000
     tiers = [tier_for(bundle, victims) for victims in range(6)]
     assert [tier and tier.name for tier in tiers] == [

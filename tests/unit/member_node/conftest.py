@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import numpy as np
 import pytest
 
@@ -29,6 +30,7 @@ from governance.log.entries import DeltaEntry, Entry, KnownParty, MembershipEntr
 from governance.log.evidence import intent_entry, totals_entry
 from governance.log.leaves import entry_leaf_hash
 from governance.log.notes import Checkpoint, sign_checkpoint, verifier_key
+from governance.members import PinnedParty
 from governance.messages.codec import decode, encode
 from governance.messages.index import Delta, Deltas, Receipt, SealedLabel, SubmitLabels, labels_digest
 from governance.messages.inquiry import (
@@ -400,7 +402,9 @@ class Bank:
             self.party, self.key.verify_key, "coordinator", chair.key.verify_key, chair.log_verifier_key
         )
         own = [OwnShare(s.epoch, s.kind_group, s.generation, s.index, s.public_share()) for s in self.shares]
-        self.consortium = Consortium(anchors, self.port, TrustStore(database), clock, own)
+        self.consortium = Consortium(
+            anchors, self.port, TrustStore(database), clock, own, pinned=lambda: self.world.pins
+        )
         self.evaluations, self.labels = EvaluationStore(database), LabelStore(database)
         self.questions, self.faults = QuestionStore(database), FaultStore(database)
         self.replays = ReplayStore(database)
@@ -484,6 +488,7 @@ class World:
         self.clock = Clock()
         self.names = [f"bank-{chr(ord('a') + i)}" for i in range(members)]
         identities = {name: SigningKey(secrets.token_bytes(32)) for name in self.names}
+        self.pins = {name: PinnedParty("member", key.verify_key) for name, key in identities.items()}
         public, dealt = [], []
         for kind_group in ALL_KIND_GROUPS:
             keys, shares = deal(
@@ -518,6 +523,26 @@ class World:
         """Put a changed policy of the next epoch in force, everywhere."""
         fields = {name: getattr(self.chair.policy, name) for name in PolicyBundle.__struct_fields__}
         self.chair.policy = PolicyBundle(**(fields | {"policy_epoch": fields["policy_epoch"] + 1} | changes))
+        self.chair.publish()
+        for bank in self.banks.values():
+            bank.consortium.refresh()
+
+    def remove(self, party: str) -> None:
+        """``party`` leaves: a roll without it and without its public shares, believed by everybody else."""
+        roll = self.chair.roll
+        index = next(each.share_index for each in roll.parties if each.party == party)
+        self.banks.pop(party).close()
+        self.chair.roll = msgspec.structs.replace(
+            roll,
+            version=roll.version + 1,
+            parties=[each for each in roll.parties if each.party != party],
+            group_keys=[
+                msgspec.structs.replace(
+                    key, public_shares=[each for each in key.public_shares if each.share_index != index]
+                )
+                for key in roll.group_keys
+            ],
+        )
         self.chair.publish()
         for bank in self.banks.values():
             bank.consortium.refresh()

@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import secrets
 import shutil
+import threading
+import time
 from dataclasses import dataclass
 
 import httpx
@@ -29,9 +31,9 @@ from member_node.client.key_holder import HttpKeyHolder
 from member_node.client.ports import PartyUnreachableError
 from member_node.client.signed_http import Caller, SignedHttp
 from member_node.node import MemberNode
-from member_node.secret_files import IDENTITY_FILE, TOKEN_FILE
+from member_node.secret_files import IDENTITY_FILE, TOKEN_FILE, SecretFileError
 from member_node.settings import load_settings
-from member_node.traffic import TrafficMeter
+from member_node.traffic import TrafficMeter, WireCapture
 
 AUTHORITY = "bank-b.test"
 
@@ -117,6 +119,9 @@ def door(world, tmp_path, migrated):
         world.chair.log_verifier_key,
         "unit.subrosa.example/log",
     )
+    for party in ("bank-a", "bank-c"):
+        key = world.banks[party].key.verify_key.hex()
+        setup.pin_party(home, setup.PartyCard(party=party, name=party, role="member", verify_key=key, url=""))
     node = MemberNode(load_settings(home), clock=world.clock, coordinator=bank.port)
     node.refresh()
     with connect(node) as client:
@@ -141,7 +146,7 @@ def test_a_signed_request_gets_a_signed_answer_bound_to_it(door):
     asked = door.request()
     headers = door.sign(encode(asked))
     response = door.post(encode(asked), headers)
-    assert response.status_code == 200
+    assert response.status_code == 200, response.content
     keys = door.world.chair.verify_keys()
     bound = {"signer": "bank-b", "verify_keys": keys, "now": door.world.clock.now}
     answer_headers = {key.lower(): value for key, value in response.headers.items()}
@@ -200,7 +205,77 @@ def test_a_changed_body_header_or_missing_signature_is_refused(door):
 
 def test_a_body_that_is_too_long_is_refused_before_it_is_verified(door):
     body = bytes(200 * 1024)
-    refused(door, door.post(body, door.sign(body)), 413, "too-large")
+    response = door.post(body, door.sign(body))
+    refused(door, response, 413, "too-large", "bank-a")
+    # Bound to a signature over these bytes an answer would be evidence of what was not read.
+    assert "signature" not in response.headers
+    assert response.headers["connection"] == "close"
+    unsigned = door.post(body, {"content-type": MEDIA_TYPE})
+    refused(door, unsigned, 401, "unsigned", "")
+
+
+def test_a_body_that_does_not_end_is_given_up(door, monkeypatch):
+    monkeypatch.setattr("member_node.api.gate.BODY_SECONDS", 0.05)
+    sent = []
+
+    async def receive():
+        if sent:
+            await asyncio.sleep(30)
+        sent.append(1)
+        return {"type": "http.request", "body": b"x", "more_body": True}
+
+    body = encode(door.request())
+    response = asgi(door, "/v1/evaluate", door.sign(body) | {"host": AUTHORITY}, receive)
+    assert (response["status"], parse_problem(response["body"]).name) == (400, "malformed")
+    assert parse_problem(response["body"]).party == "bank-a"
+
+
+def asgi(door, path, headers, receive):
+    """One POST straight to the application, its body as ``receive`` gives it."""
+    answer = {"body": b""}
+
+    async def send(message):
+        if message["type"] == "http.response.start":
+            answer["status"] = message["status"]
+        else:
+            answer["body"] += message.get("body", b"")
+
+    scope = {
+        "type": "http",
+        "asgi": {"version": "3.0"},
+        "http_version": "1.1",
+        "method": "POST",
+        "scheme": "http",
+        "path": path,
+        "raw_path": path.encode(),
+        "root_path": "",
+        "query_string": b"",
+        "headers": [(key.lower().encode(), value.encode()) for key, value in headers.items()],
+        "client": ("127.0.0.1", 1),
+        "server": ("127.0.0.1", 1),
+    }
+    asyncio.run(door.client._transport._inner.app(scope, receive, send))
+    return answer
+
+
+def test_an_unverified_key_id_leaves_no_trace(door, tmp_path):
+    body = encode(door.request())
+    for signer in ("bank-c", "bank-z", "../../evil", "x" * 500):
+        door.post(body, door.sign(body, signer=signer))
+    assert {row["peer"] for row in door.node.meter.report()} == {"unknown"}
+    captured = [path.name for path in (tmp_path / "capture").iterdir()]
+    assert len(captured) == 8
+    assert all(name.split("-")[2] == "unknown" for name in captured)
+    assert not list(tmp_path.rglob("*evil*"))
+
+
+def test_a_capture_takes_no_name_from_others(tmp_path):
+    capture = WireCapture(tmp_path / "capture")
+    for peer in ("bank-a", "../up", "", "BANK", "a" * 33, "bank-a\n"):
+        capture.write("sent", peer, "POST /v1/x?y", {}, b"")
+    names = sorted(path.name for path in (tmp_path / "capture").iterdir())
+    assert names[0] == "0000001-sent-bank-a-POST-v1-x.http"
+    assert {name.split("-", 2)[2] for name in names[1:]} == {"unknown-POST-v1-x.http"}
 
 
 @pytest.mark.parametrize(
@@ -227,15 +302,45 @@ def test_the_media_type_is_the_protocols(door):
     refused(door, door.post(body, headers), 415, "unsupported-media-type", "bank-a")
 
 
-def test_policy_epochs_must_agree_and_a_newer_one_is_learned(door):
+def test_policy_epochs_must_agree_and_a_newer_one_is_learned(door, monkeypatch):
     body = encode(door.request())
     refused(door, door.post(body, door.sign(body, policy_epoch=2)), 409, "stale-policy", "bank-a")
     door.world.set_policy()
     assert door.node.consortium.policy_epoch() == 1
+    # Not asked again so soon, whoever claims it.
+    assert parse_problem(door.post(body, door.sign(body, policy_epoch=2)).content).name == "stale-policy"
+    assert door.node.consortium.policy_epoch() == 1
+    monkeypatch.setattr("member_node.node.LEARN_SECONDS", 0)
     assert door.post(body, door.sign(body, policy_epoch=2)).status_code == 200
     assert door.node.consortium.policy_epoch() == 2
     other = encode(door.request())
     assert parse_problem(door.post(other, door.sign(other, policy_epoch=1)).content).name == "stale-policy"
+
+
+def test_high_policy_epochs_start_one_refresh_and_hold_nobody_up(door, monkeypatch):
+    begun, end = threading.Event(), threading.Event()
+    refreshes = []
+
+    def refresh():
+        refreshes.append(1)
+        begun.set()
+        end.wait(20)
+
+    monkeypatch.setattr(door.node, "refresh", refresh)
+    first = threading.Thread(target=door.node.learn)
+    first.start()
+    try:
+        assert begun.wait(10)
+        began = time.monotonic()
+        for epoch in range(10, 20):
+            body = encode(door.request())
+            refused(door, door.post(body, door.sign(body, policy_epoch=epoch)), 409, "stale-policy", "bank-a")
+        assert time.monotonic() - began < 5
+    finally:
+        end.set()
+        first.join(10)
+    door.node.learn()
+    assert len(refreshes) == 1
 
 
 def test_unknown_paths_and_methods_are_problems(door):
@@ -264,6 +369,102 @@ def test_the_bank_api_needs_the_operator_token(door, authorization):
         response = door.client.request(method, f"/bank/v1/{path}", headers=headers, json={})
         assert response.status_code == 401
         assert parse_problem(response.content).name == "unauthenticated"
+
+
+def unread():
+    raise AssertionError("the body was read")
+
+
+@pytest.mark.parametrize("path", ["/bank/v1/lookups", "/bank/v1/nothing", "/bank/v1/replay/open"])
+def test_without_the_token_no_body_is_read(door, path):
+    async def receive():
+        unread()
+
+    answer = asgi(door, path, {"authorization": "Bearer wrong", "content-type": "application/json"}, receive)
+    problem = parse_problem(answer["body"])
+    assert (answer["status"], problem.name) == (401, "unauthenticated")
+
+
+def test_a_bank_body_is_capped_declared_or_not(door):
+    taken = []
+
+    async def receive():
+        taken.append(1)
+        return {"type": "http.request", "body": bytes(2**20), "more_body": True}
+
+    answer = asgi(door, "/bank/v1/enrolments", token(door), receive)
+    assert (answer["status"], parse_problem(answer["body"]).name) == (413, "too-large")
+    assert len(taken) == 33
+    declared = token(door) | {"content-length": str(2**30)}
+    answer = asgi(door, "/bank/v1/enrolments", declared, receive)
+    assert (answer["status"], len(taken)) == (413, 33)
+
+
+def test_a_bank_body_that_does_not_end_is_given_up(door, monkeypatch):
+    monkeypatch.setattr("member_node.api.operator.BODY_SECONDS", 0.05)
+
+    async def receive():
+        await asyncio.sleep(30)
+
+    answer = asgi(door, "/bank/v1/sync", token(door), receive)
+    assert (answer["status"], parse_problem(answer["body"]).name) == (400, "malformed")
+
+
+def test_an_operators_mistake_is_said_to_be_one(door):
+    answer = door.client.post(
+        "/bank/v1/replay/open", headers=token(door), json={"mapping": "/nowhere/mappings/x.toml"}
+    )
+    problem = parse_problem(answer.content)
+    assert (answer.status_code, problem.name, problem.party) == (422, "operator", "bank-b")
+    assert "canonical" not in problem.fix
+
+
+def test_what_each_party_saw_survives_a_kill(door):
+    body = encode(door.request())
+    assert door.post(body, door.sign(body)).status_code == 200
+    first = door.node.status()
+    assert (first["restarts"], first["counting_since"]) == (0, door.world.clock.now)
+    assert door.node._save_traffic() == 10
+    door.world.clock.now += 50
+    # As after a kill: the first node is never closed before the second one opens the same directory.
+    node = MemberNode(door.node.settings, clock=door.world.clock, coordinator=door.world.banks["bank-b"].port)
+    try:
+        status = node.status()
+        assert (status["restarts"], status["counting_since"]) == (1, first["counting_since"])
+        (row,) = status["traffic"]
+        assert (row["peer"], row["requests"], row["elements"], row["p50_ms"]) == ("bank-a", 1, 1, None)
+        assert row["bytes_in"] == len(body)
+        node.meter.count("asked", "bank-c", "evaluate", bytes_in=1, bytes_out=2, seconds=0.1, elements=3)
+    finally:
+        node.close()
+    again = MemberNode(
+        door.node.settings, clock=door.world.clock, coordinator=door.world.banks["bank-b"].port
+    )
+    try:
+        rows = {(row["direction"], row["peer"]): row for row in again.status()["traffic"]}
+        assert rows["asked", "bank-c"]["elements"] == 3
+        assert rows["answered", "bank-a"]["requests"] == 1
+        assert again.status()["restarts"] == 2
+    finally:
+        again.close()
+
+
+def test_a_directory_open_to_others_is_not_served(door):
+    door.node.directory.chmod(0o750)
+    try:
+        with pytest.raises(SecretFileError, match="chmod 700"):
+            MemberNode(door.node.settings, coordinator=door.world.banks["bank-b"].port)
+    finally:
+        door.node.directory.chmod(0o700)
+    for path in door.node.directory.iterdir():
+        if path.suffix != ".txt":
+            assert path.stat().st_mode & 0o077 == 0, path.name
+
+
+def test_an_error_of_the_database_shows_no_value(door):
+    with pytest.raises(Exception, match="no such table") as caught, door.node.database.read() as connection:
+        connection.exec_driver_sql("SELECT * FROM nowhere WHERE value = ?", ("SECRET-IBAN",))
+    assert "SECRET" not in str(caught.value)
 
 
 def test_a_bank_call_that_is_wrong_does_not_echo_its_values(door):

@@ -8,7 +8,7 @@ from governance.indicators import InvalidIndicatorError
 from governance.messages.codec import decode
 from governance.messages.index import Receipt, SealedLabel
 from governance.messages.problems import ProblemError, RequestError, make_problem
-from governance.messages.signed import sign_message
+from governance.messages.signed import Signed, open_signed, sign_message
 from governance.policy.decision import RefusedError
 from member_node.service.contribution import BrokenReceiptError, Finding
 
@@ -116,7 +116,12 @@ def test_a_promise_that_is_not_kept_is_reported_until_it_is(world):
     kept = list(world.chair.deltas)
     world.chair.deltas.clear()
     world.clock.now += 61
-    assert bank.index.sync(0).overdue_receipts == 1
+    for _ in range(2):
+        assert bank.index.sync(0).overdue_receipts == 1
+    broken = next(each for each in bank.faults.latest() if each.what == "receipt")
+    assert broken.party == "coordinator"
+    assert open_signed(Receipt, decode(Signed, broken.evidence), world.chair.verify_keys()).accepted == 1
+    assert [each.what for each in bank.faults.latest()].count("receipt") == 1
     world.chair.deltas.extend(kept)
     assert bank.index.sync(0).overdue_receipts == 0
 

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import os
 import signal
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
+import msgspec
 import numpy as np
 import pytest
 
@@ -118,3 +121,47 @@ def test_child_sees_no_environment_of_the_node(monkeypatch: pytest.MonkeyPatch) 
         limits = Path(f"/proc/{child.process_id}/limits").read_text()
     assert b"very-secret" not in environment
     assert "Max core file size        0" in limits
+
+
+def test_child_can_open_nothing_more() -> None:
+    with DecryptionChild() as child:
+        child.decrypt_sum(KEY.to_bytes(), contributions([4]), 1)
+        here = Path(f"/proc/{child.process_id}")
+        limits = {line[:25].strip(): line[25:].split() for line in (here / "limits").read_text().splitlines()}
+        open_now = [int(each.name) for each in (here / "fd").iterdir()]
+        status = (here / "status").read_text()
+    assert limits["Max open files"][:2] == [str(max(open_now) + 1)] * 2
+    assert sorted(open_now) == list(range(max(open_now) + 1))
+    assert "NoNewPrivs:\t1" in status
+
+
+@pytest.mark.skipif(os.getuid() != 0, reason="only root can become another user")
+def test_the_work_can_be_done_by_a_user_without_rights() -> None:
+    """Limits that do not bind root must not stop the child of a node that runs as an ordinary user."""
+    script = (
+        "import os, sys\n"
+        "import crypto.he.decryption, msgspec\n"
+        "from member_node.compute import decryption as d\n"
+        "question = msgspec.msgpack.decode(sys.stdin.buffer.read(), type=d._Question)\n"
+        "os.setgid(65534); os.setuid(65534)\n"
+        "d._give_up_rights()\n"
+        "answer = d._answer(question)\n"
+        "assert len(answer.sums) == 16, answer.message\n"
+    )
+    question = decryption._Question(KEY.to_bytes(), contributions([1, 2], [3, 4]), 2, 100)
+    subprocess.run(
+        [sys.executable, "-c", script], input=msgspec.msgpack.encode(question), check=True, timeout=60
+    )
+
+
+def test_giving_up_rights_leaves_no_file_and_no_socket() -> None:
+    script = (
+        "import errno, socket\n"
+        "from member_node.compute import decryption as d\n"
+        "d._give_up_rights()\n"
+        "for attempt in (lambda: open('/etc/hostname'), socket.socket):\n"
+        "    try: attempt()\n"
+        "    except OSError as error: assert error.errno == errno.EMFILE\n"
+        "    else: raise SystemExit('it was opened')\n"
+    )
+    subprocess.run([sys.executable, "-c", script], check=True, timeout=60)

@@ -100,6 +100,91 @@ def test_a_feed_that_is_not_the_logged_one_is_refused_and_blamed_on_the_coordina
     assert reader.index.sync(0).labels == 4
 
 
+def served_until(number: int):
+    """A feed that ends after delta ``number``, as if there were no more."""
+    return lambda page: msgspec.structs.replace(
+        page, last=number, deltas=[each for each in page.deltas if each.number <= number]
+    )
+
+
+@pytest.mark.parametrize("served", [0, 1, 2])
+def test_a_feed_that_is_cut_short_of_the_log_is_noticed_recorded_once_and_reported(world, served):
+    for number in range(3):
+        contribute(world, "bank-a", f"T{number}")
+    reader = world.banks["bank-b"]
+    world.chair.distort["deltas"] = served_until(served)
+    for _ in range(2):
+        assert reader.index.sync(0).behind == 3 - served
+    reader.restart()
+    assert reader.index.sync(0).behind == 3 - served
+    (fault,) = reader.faults.latest()
+    assert (fault.party, fault.what) == ("coordinator", "feed")
+    assert f"at delta {served}, the log shows delta 3" in fault.reason
+    world.chair.distort.clear()
+    report = reader.index.sync(0)
+    assert (report.deltas, report.behind) == (3 - served, 0)
+
+
+def test_a_feed_that_goes_back_is_refused(world):
+    contribute(world, "bank-a", "T1")
+    reader = world.banks["bank-b"]
+    reader.index.sync(0)
+    world.chair.distort["deltas"] = lambda page: msgspec.structs.replace(page, last=0)
+    with pytest.raises(FeedError, match="ends the feed at delta 0"):
+        reader.index.sync(0)
+    assert reader.faults.latest()[0].party == "coordinator"
+
+
+def test_looking_for_hidden_deltas_asks_once_for_what_is_new_and_not_at_all_without_growth(world):
+    reader = world.banks["bank-b"]
+    asked = []
+    world.chair.distort["log"] = lambda page: (asked.append([each.index for each in page.entries]), page)[1]
+    contribute(world, "bank-a", "T1")
+    assert reader.index.sync(0).behind == 0
+    reader.index.sync(0)
+    assert asked == [[0, 1, 2]]
+    contribute(world, "bank-c", "T2")
+    reader.index.sync(0)
+    assert asked == [[0, 1, 2], [3]]
+    contribute(world, "bank-c", "T3")
+    reader.restart()
+    reader.index.sync(0)
+    assert asked == [[0, 1, 2], [3], [4]]
+
+
+def test_a_delta_that_is_logged_while_the_pages_are_under_way_is_no_fault(world):
+    contribute(world, "bank-a", "T1")
+    reader = world.banks["bank-b"]
+
+    def meanwhile(page):
+        world.chair.distort.clear()
+        contribute(world, "bank-c", "T2")
+        return page
+
+    world.chair.distort["deltas"] = meanwhile
+    assert reader.index.sync(0).behind == 0
+    assert reader.faults.latest() == []
+    report = reader.index.sync(0)
+    assert (report.deltas, report.behind) == (1, 0)
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        (lambda entries: [msgspec.structs.replace(entries[0], salt=bytes(32))], "not in the log"),
+        (lambda entries: entries[::-1], "out of their order"),
+    ],
+)
+def test_a_log_page_that_is_not_the_log_is_refused(world, change, reason):
+    contribute(world, "bank-a", "T1")
+    reader = world.banks["bank-b"]
+    world.chair.distort["log"] = lambda page: msgspec.structs.replace(page, entries=change(page.entries))
+    with pytest.raises(FeedError, match=reason):
+        reader.index.sync(0)
+    world.chair.distort.clear()
+    assert reader.index.sync(0).behind == 0
+
+
 def with_labels(page, change):
     first = msgspec.structs.replace(page.deltas[0], labels=change(page.deltas[0].labels))
     return msgspec.structs.replace(page, deltas=[first, *page.deltas[1:]])
@@ -132,7 +217,9 @@ def test_a_forked_rolled_back_or_stale_log_is_refused(world):
 
 def test_another_history_is_a_fork(world):
     contribute(world, "bank-a", "T1")
-    world.banks["bank-a"].lookup.tags("terminal", ["T2"])  # later no holder answers: they see the fork as well
+    world.banks["bank-a"].lookup.tags(
+        "terminal", ["T2"]
+    )  # later no holder answers: they see the fork as well
     reader = world.banks["bank-b"]
     reader.index.sync(0)
     # The coordinator rewrites its log: the same size, another root.

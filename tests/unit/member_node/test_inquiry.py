@@ -11,6 +11,7 @@ import msgspec
 import numpy as np
 import pytest
 
+from crypto.he.contexts import RequesterKey
 from crypto.masks import MaskSecret, generate_mask_key
 from governance.log.entries import InquiryIntentEntry, decode_entry
 from governance.messages.codec import decode
@@ -21,6 +22,7 @@ from governance.policy.decider import Decider
 from governance.policy.decision import RefusedError
 from member_node.service.inquiry import InquiryFailedError
 from member_node.service.questions import aggregate_question, outcome_commitment, statistic_question
+from member_node.storage.questions import OverlapError, StatisticSeries
 
 FIRST, LAST = 20_000, 20_002
 
@@ -241,10 +243,125 @@ def test_a_stale_checkpoint_denies_and_nothing_is_sent(world):
     np.testing.assert_array_equal(asking.finish(), expected(world))
 
 
+def test_a_log_that_goes_on_while_the_tasks_are_under_way_is_asked_again(world):
+    asking = Asking(world)
+    bank = world.banks["bank-b"]
+    answers = []
+
+    def from_nowhere(tasks):
+        answers.append(tasks)
+        if len(answers) > 1:
+            return tasks
+        unproven = world.chair.update(0)
+        return msgspec.structs.replace(
+            tasks, tasks=[msgspec.structs.replace(each, checkpoint=unproven) for each in tasks.tasks]
+        )
+
+    world.chair.distort["tasks"] = from_nowhere
+    assert bank.participation.poll(0) is False
+    assert len(answers) == 2
+    assert set(the_inquiry(world)["mask_key"]) == {"bank-b"}
+    world.take_turns(3)
+    np.testing.assert_array_equal(asking.finish(), expected(world))
+
+
+def test_a_log_that_stays_behind_is_blamed_and_nothing_is_sent(world):
+    bank = world.banks["bank-b"]
+    before = world.chair.update(0)
+    asking = Asking(world)
+    bank.consortium.catch_up()
+    distort_task(world, lambda task: msgspec.structs.replace(task, checkpoint=before))
+    assert bank.participation.poll(0) is True
+    assert the_inquiry(world)["mask_key"] == {}
+    assert "cannot be followed" in bank.faults.latest()[0].reason
+    world.chair.distort.clear()
+    world.take_turns(3)
+    asking.finish()
+
+
 def test_a_context_that_is_not_the_inquirys_denies(world):
     asking = Asking(world)
     distort_task(world, lambda task: msgspec.structs.replace(task, context=task.context + b"x"))
     assert "context" in end_with_veto(world, asking, "bank-b")["bank-b"]
+
+
+def test_a_context_that_is_swapped_once_the_mask_keys_are_there_gets_nothing(world):
+    """Whoever owns the key of the context reads the sum: it is checked again just before it is used."""
+    asking = Asking(world)
+    world.take_turns(1)
+    assert the_inquiry(world)["progress"].state == "contributions"
+    stranger = RequesterKey.generate().public_context()
+    distort_task(
+        world, lambda task: msgspec.structs.replace(task, context=stranger) if task.mask_keys else task
+    )
+    assert "context" in end_with_veto(world, asking, "bank-b")["bank-b"]
+    assert the_inquiry(world)["contribution"] == {}
+    assert world.banks["bank-b"].statistic.calls == 0
+    fault = world.banks["bank-b"].faults.latest()[0]
+    assert (fault.party, fault.what) == ("coordinator", "inquiry")
+    assert "context" in fault.reason
+
+
+def test_a_cohort_that_is_swapped_once_the_mask_keys_are_there_gets_nothing(world):
+    asking = Asking(world)
+    world.take_turns(1)
+    distort_task(world, lambda task: msgspec.structs.replace(task, cohort=["bank-a", "bank-b"]))
+    assert "cohort" in end_with_veto(world, asking, "bank-b")["bank-b"]
+    assert world.banks["bank-b"].faults.latest()[0].party == "coordinator"
+    assert world.banks["bank-b"].statistic.calls == 0
+
+
+@pytest.mark.parametrize("what", ["lifetime", "policy"])
+def test_lifetime_and_policy_are_decided_again_before_the_contribution(world, what):
+    asking = Asking(world)
+    world.take_turns(1)
+    bank = world.banks["bank-b"]
+    if what == "lifetime":
+        world.clock.now += 120
+    else:
+        denying = world.chair.policy.cedar.replace("context.cells <= resource.max_cells", "context.cells < 0")
+        bundle = msgspec.structs.replace(world.chair.policy, cedar=denying)
+        object.__setattr__(bank.consortium._belief, "decider", Decider(bundle, world.chair.roll))
+    expected_reason = {"lifetime": "lifetime", "policy": "refused by rule"}[what]
+    assert expected_reason in end_with_veto(world, asking, "bank-b")["bank-b"]
+    assert bank.statistic.calls == 0
+
+
+def test_the_same_days_for_a_smaller_cohort_are_vetoed_so_that_nobody_subtracts_two_sums(world_of_four):
+    world = world_of_four
+    answer = ask(world)
+    np.testing.assert_array_equal(answer, expected(world))
+    world.remove("bank-d")
+    computed = world.banks["bank-b"].statistic.calls
+    for first, last in ((FIRST, LAST), (LAST, LAST + 2), (FIRST - 3, FIRST)):
+        asking = Asking(world, "bank-a", first, last)
+        assert end_with_veto(world, asking, "bank-b")["bank-b"].startswith("overlap: day")
+    assert world.banks["bank-b"].statistic.calls == computed
+    later = ask(world, "bank-a", LAST + 1, LAST + 2)
+    np.testing.assert_array_equal(later, expected(world, LAST + 1, LAST + 2))
+
+
+def test_overlapping_windows_agree_on_the_days_they_share(world):
+    first = ask(world, "bank-a", FIRST, LAST)
+    for bank in world.banks.values():
+        bank.statistic.bias += 7
+    wider = ask(world, "bank-b", FIRST - 1, LAST + 1)
+    np.testing.assert_array_equal(wider[1:-1], first)
+    np.testing.assert_array_equal(wider[0], expected(world, FIRST - 1, FIRST - 1)[0])
+    np.testing.assert_array_equal(ask(world, "bank-c", LAST, LAST)[0], first[-1])
+
+
+def test_a_day_is_frozen_for_the_cohort_of_its_first_answer_whatever_comes_later(world):
+    store = world.banks["bank-a"].questions
+    series = StatisticSeries("confirmed-frauds-per-entity", "terminals", b"p" * 32)
+    assert store.freeze(series, b"c" * 32, {7: b"seven"}) == {7: b"seven"}
+    assert store.freeze(series, b"c" * 32, {7: b"other", 8: b"eight"}) == {7: b"seven", 8: b"eight"}
+    with pytest.raises(OverlapError) as caught:
+        store.freeze(series, b"d" * 32, {8: b"x", 9: b"nine"})
+    assert caught.value.day == 8
+    assert set(store.frozen(series, b"c" * 32, 0, 99)) == {7, 8}
+    with pytest.raises(OverlapError):
+        store.freeze(StatisticSeries(series.template, series.dataset, b"q" * 32), b"c" * 32, {7: b"x"})
 
 
 def test_an_inquiry_nobody_signed_is_ignored_and_recorded(world):

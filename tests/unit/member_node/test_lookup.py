@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import pickle
+import threading
+import time
 
 import msgspec
 import pytest
@@ -14,6 +16,7 @@ from governance.messages.codec import decode
 from governance.messages.lookup import EvaluateResponse
 from governance.messages.signed import Signed, sign_message
 from governance.policy.decision import RefusedError
+from member_node.client.ports import Patience
 from member_node.service.lookup import ConsortiumUnavailableError
 from member_node.service.tag_cache import CachedTag
 
@@ -141,6 +144,60 @@ def test_an_answer_signed_by_somebody_else_is_refused(world):
     assert asker.lookup.tag_of("terminal", VALUES[0]) is None
 
 
+def slow(end: threading.Event, seconds: float):
+    """Answer rightly, but only after ``seconds`` (or when the test ends)."""
+
+    def change(signed: Signed) -> Signed:
+        end.wait(seconds)
+        return signed
+
+    return change
+
+
+def test_a_slow_holder_is_helped_out_and_asked_last_but_not_excluded(world):
+    asker, end = world.banks["bank-a"], threading.Event()
+    asker.lookup._rounds._patience = Patience(seconds=0.4, seconds_per_element=0, late_share=0.25)
+    world.banks["bank-b"].distort["evaluate"] = slow(end, 20)
+    try:
+        took = []
+        for value in ("X1", "X2", "X3", "X4", "X5"):
+            began = time.monotonic()
+            assert asker.lookup.tags("terminal", [value]).evaluated == 1
+            took.append(time.monotonic() - began)
+        # Late once: from then on the other one is asked first.
+        assert max(took) < 5
+        assert asker.lookup._rounds._holders["bank-b"].requests == 1
+        assert asker.lookup.excluded() == {}
+        assert asker.faults.count() == 0
+    finally:
+        end.set()
+
+
+def test_when_all_are_slow_their_answers_still_count(world):
+    asker, end = world.banks["bank-a"], threading.Event()
+    asker.lookup._rounds._patience = Patience(seconds=0.2, seconds_per_element=0, late_share=0.25)
+    for name in ("bank-b", "bank-c"):
+        world.banks[name].distort["evaluate"] = slow(end, 0.5)
+    for value in ("X1", "X2"):
+        assert asker.lookup.tags("terminal", [value]).evaluated == 1
+    assert asker.lookup.excluded() == {}
+
+
+def test_latencies_tell_cold_from_warm_and_the_share_of_hits(world):
+    lookup = world.banks["bank-a"].lookup
+    lookup.tags("terminal", VALUES)
+    lookup.tags("terminal", VALUES)
+    lookup.tags("terminal", [*VALUES, "NEW1"])
+    rows = {row["operation"]: row for row in lookup._latencies.report()}
+    assert {name: (row["count"], row["items"]) for name, row in rows.items()} == {
+        "lookup cold": (2, 21),
+        "lookup cold, per new value": (2, 2),
+        "lookup warm": (1, 20),
+    }
+    assert 0 < rows["lookup warm"]["p50_ms"] <= rows["lookup warm"]["p99_ms"] < rows["lookup cold"]["p99_ms"]
+    assert lookup._latencies.hit_rate.report() == {"asked": 61, "hits": 40, "share": 40 / 61}
+
+
 def test_too_few_holders_names_each_of_them(world_of_four):
     asker = world_of_four.banks["bank-a"]
     world_of_four.banks["bank-b"].down = True
@@ -179,16 +236,18 @@ def test_a_caller_with_an_old_generation_refreshes_and_succeeds(world):
     ]
     world.chair.roll = msgspec.structs.replace(world.chair.roll, version=2, group_keys=keys)
     world.chair.publish()
-    for name in ("bank-b", "bank-c"):
-        bank = world.banks[name]
+    for bank in world.banks.values():
         bank.shares = [
-            KeyShare(each.epoch, each.kind_group, 2, each.index, each.secret)
-            if each.kind_group == "terminals"
-            else each
-            for each in bank.shares
+            *bank.shares,
+            *(
+                KeyShare(each.epoch, each.kind_group, 2, each.index, each.secret)
+                for each in bank.shares
+                if each.kind_group == "terminals"
+            ),
         ]
         bank.restart()
-        bank.consortium.refresh()
+    for name in ("bank-b", "bank-c"):
+        world.banks[name].consortium.refresh()
     assert asker.consortium.roll.version == 1
     assert asker.lookup.tags("terminal", ["X1"]).evaluated == 1
     assert asker.consortium.roll.version == 2

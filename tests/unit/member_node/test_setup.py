@@ -7,14 +7,16 @@ import secrets
 import stat
 
 import pytest
+from typer.testing import CliRunner
 
 from crypto.errors import UnsealingError
 from crypto.signing import SigningKey
 from crypto.threshold import deal
 from governance.log.notes import verifier_key
-from governance.members import MembershipError
+from governance.members import MembershipError, PinnedParty
 from governance.messages.roll import PartyCard
 from member_node import setup
+from member_node.cli import app
 from member_node.secret_files import (
     IDENTITY_FILE,
     KEY_SHARES_FILE,
@@ -120,6 +122,58 @@ def test_wrong_anchors_are_refused_and_nothing_is_pinned(home, card, key, origin
     assert load_settings(home).trust is None
 
 
+def member_card(**changes) -> PartyCard:
+    return coordinator_card(
+        **({"party": "bank-b", "name": "B", "role": "member", "url": "http://127.0.0.1:7002"} | changes)
+    )
+
+
+def test_cards_of_other_parties_are_pinned_beside_everything_else(home):
+    setup.trust(home, coordinator_card(), log_key(), ORIGIN)
+    assert load_settings(home).pins == {}
+    key = SigningKey(b"c" * 32).verify_key
+    for _ in range(2):
+        setup.pin_party(home, member_card())
+    setup.pin_party(home, member_card(party="regulator", role="regulator"))
+    settings = load_settings(home)
+    assert settings.pins == {
+        "bank-b": PinnedParty("member", key),
+        "regulator": PinnedParty("regulator", key),
+    }
+    assert settings.require_trust().origin == ORIGIN
+
+
+@pytest.mark.parametrize(
+    ("changes", "error", "reason"),
+    [
+        ({"role": "coordinator"}, SettingsError, "only members and regulators"),
+        ({"role": "king"}, SettingsError, "only members and regulators"),
+        ({"party": "Bank B"}, MembershipError, "party id"),
+        ({"verify_key": "zz"}, SettingsError, "cannot be read"),
+        ({"verify_key": "ab"}, SettingsError, "bytes"),
+        ({"verify_key": "00" * 32}, SettingsError, "another card of bank-b"),
+        ({"role": "regulator"}, SettingsError, "another card of bank-b"),
+    ],
+)
+def test_wrong_cards_and_second_keys_of_a_party_are_not_pinned(home, changes, error, reason):
+    setup.pin_party(home, member_card())
+    before = load_settings(home).pins
+    with pytest.raises(error, match=reason):
+        setup.pin_party(home, member_card(**changes))
+    assert load_settings(home).pins == before
+
+
+def test_the_pin_command_takes_a_card_file(home, tmp_path):
+    card = tmp_path / "bank-b.json"
+    card.write_text(member_card().to_json())
+    done = CliRunner().invoke(app, ["pin", "--directory", str(home), str(card)])
+    assert done.exit_code == 0, done.output
+    assert list(load_settings(home).pins) == ["bank-b"]
+    card.write_text("{}")
+    refused = CliRunner().invoke(app, ["pin", "--directory", str(home), str(card)])
+    assert refused.exit_code != 0
+
+
 def test_key_shares_are_stored_sealed_and_only_added_to(home):
     _, shares = deal(epoch=1, kind_group="terminals", threshold=2, holders=3, random=secrets.token_bytes)
     _, others = deal(epoch=1, kind_group="contacts", threshold=2, holders=3, random=secrets.token_bytes)
@@ -207,4 +261,29 @@ def test_broken_settings_name_the_file_and_the_key(home, text, reason):
         load_settings(home)
     (home / "member.toml").unlink()
     with pytest.raises(SettingsError, match="init"):
+        load_settings(home)
+
+
+def test_settings_are_private_and_a_directory_open_to_others_is_refused(home, tmp_path):
+    for path in home.iterdir():
+        assert stat.S_IMODE(path.stat().st_mode) == 0o600, path.name
+    shared = tmp_path / "shared"
+    shared.mkdir()
+    shared.chmod(0o755)
+    with pytest.raises(SecretFileError, match="chmod 700"):
+        make(shared)
+    assert list(shared.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("line", "wrong"),
+    [("shards = 0", "shards"), ("shards = 65", "shards"), ("evaluation_seconds = 0", "evaluation_seconds")],
+)
+def test_settings_of_the_node_are_bounded(home, line, wrong):
+    assert load_settings(home).shards == 1
+    path = home / "member.toml"
+    path.write_text(path.read_text().replace("[member]", "[member]\nshards = 2\nevaluation_late_share = 0.5"))
+    assert (load_settings(home).shards, load_settings(home).patience.late_share) == (2, 0.5)
+    path.write_text(path.read_text().replace("shards = 2", line))
+    with pytest.raises(SettingsError, match=wrong):
         load_settings(home)

@@ -150,7 +150,7 @@ def test_a_replay(client, tmp_path):
 )
 def test_mistakes_are_answered_with_the_fix(client, path, body, words):
     answer = client.post(path, json=body)
-    assert 400 <= answer.status_code < 500
+    assert answer.status_code == 422
     assert words in answer.json()["detail"]
     assert answer.json()["party"] == "bank-a"
     # Nothing is half open: the right call still works.

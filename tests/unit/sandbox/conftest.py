@@ -119,9 +119,8 @@ def make_stream(folder: Path, *, rows: int = 3_000, days: int = 24) -> Made:
     truth = truth_of(
         events,
         columns={"event_id": "ID", "customer": "OWNER", "terminal": "PLACE"},
-        split="OWNER",
+        bank=bank,
         label="FRAUD",
-        members=len(BANKS),
         directory=TERMINALS,
         directory_entity="terminal",
     )

@@ -7,12 +7,17 @@ from html.parser import HTMLParser
 
 import pytest
 
+from sandbox.accounts import BankAccount
+from sandbox.coordinator_view import CoordinatorView, KindView
 from sandbox.evaluation import Weeks, evaluate
 from sandbox.evaluation.results import LOGISTIC
+from sandbox.probe import Probe
 from sandbox.report import RunRecord, build_report, write_headline_picture
 from sandbox.report.build import render, to_json
 from sandbox.report.markup import Missing, escape, table
-from sandbox.report.traffic import calls_asked, flat
+from sandbox.report.plots import growth
+from sandbox.report.traffic import Operation, calls_asked, flat, operations_of, over_banks
+from sandbox.report.units import milliseconds
 
 VOID = {"meta", "br", "hr", "img", "link", "input"}
 
@@ -96,6 +101,30 @@ AUDIT = {
 }
 
 
+LATENCIES = [
+    {"operation": "lookup cold", "count": 3, "items": 90, "p50_ms": 70.0, "p99_ms": 200.0},
+    {"operation": "lookup warm", "count": 5, "items": 11, "p50_ms": 0.0421, "p99_ms": 0.2},
+    {"operation": "inquiry", "count": 0, "items": 0, "p50_ms": None, "p99_ms": None},
+]
+ACCOUNT = BankAccount(
+    bank="bank-a",
+    days_shared=20,
+    days_not_shared={"bank-c did <not> answer": 2},
+    distrust=(),
+    inquiries=12,
+    inquiries_refused={"budget spent": 1},
+    inquiries_declined={},
+    scored=900,
+    degraded=17,
+    degraded_reasons={"counts are behind": 2},
+    rejected=0,
+    rule_errors=5,
+    indicators=21,
+    indicators_waiting=1,
+    lookups=3_375,
+)
+
+
 @pytest.fixture(scope="module")
 def evaluation(made):
     weeks = Weeks(dt.date(1970, 1, 1) + dt.timedelta(20_006), 7, 2, 7)
@@ -112,7 +141,12 @@ def record(evaluation):
         evaluation=evaluation,
         statuses={
             "bank-a": {"traffic": TRAFFIC, "index": {"labels": 5}, "name": "<script>alert(1)</script>"}
+            | {"latencies": LATENCIES, "counting_since": 1767225600, "restarts": 1}
         },
+        accounts=[ACCOUNT],
+        probe=Probe("bank-b", "the confirmed frauds of 32 days at once", True, "no"),
+        coordinator=CoordinatorView(7, (KindView("iban", 12, 9, 3, 4_000),), 4, 0, 42),
+        rejects=["1 of 9 rows refused", "  row 3, <AT>: is not a time"],
         audit=AUDIT,
         timings={"play": 12.0, "evaluation": 125.0, "kill": None},
         incidents=["bank-c died & came back"],
@@ -132,7 +166,18 @@ def test_the_page_is_whole_and_needs_nothing_else(record, tmp_path):
 
 def test_the_page_shows_each_part(record):
     page = render(record)
-    for identity in ("headline", "money", "growth", "tiers", "streams", "requests", "seen", "audit", "run"):
+    for identity in (
+        "headline",
+        "money",
+        "growth",
+        "tiers",
+        "streams",
+        "banks",
+        "requests",
+        "seen",
+        "audit",
+        "run",
+    ):
         assert f'<section id="{identity}"' in page
     assert page.count("<svg") == 4
     assert page.count("<desc id=") == 4
@@ -144,8 +189,66 @@ def test_the_page_shows_each_part(record):
         "2 min 5 s",
         "42",
         "did not run",
+        "bank-c did <not> answer",
+        "not accepted yet when the run ended",
+        "row 3, <AT>: is not a time",
+        "tags of more than one bank",
+        "It took in 7 batches of labels and 4 inquiries",
+        "the sandbox's own probe",
+        "bank-a since 2026-01-01 00:00:00+00:00, over 1 restart",
+        "0.042 ms",
     ):
         assert expected in text
+    assert "This run is not sound" not in text
+
+
+def test_an_unsound_run_says_so_before_anything_else(record):
+    page = render(dataclasses.replace(record, failures=["sums: 2 of 9 rows <differ>."]))
+    parsed(page)
+    assert page.index("This run is not sound") < page.index('<section id="headline"')
+    assert "sums: 2 of 9 rows &lt;differ&gt;." in page
+
+
+def test_steps_that_never_ran_are_hatched(evaluation):
+    bars = [patch for patch in growth(evaluation.growth).figure.axes[0].patches if patch.get_height() > 0]
+    assert [bar.get_hatch() for bar in bars] == [None, "///", None]
+    assert "2 members" in growth(evaluation.growth).description
+    assert growth(evaluation.growth).description.count("(counterfactual)") == 1
+
+
+def test_the_least_cohort_is_the_policys(made):
+    weeks = Weeks(dt.date(1970, 1, 1) + dt.timedelta(20_006), 7, 2, 7)
+    found = evaluate(made.stream, weeks=weeks, spec=made.spec, models=(), count_delay_days=2, least_cohort=2)
+    assert [step.refused_by_policy for step in found.growth] == [None, None, None]
+    found = evaluate(made.stream, weeks=weeks, spec=made.spec, models=(), count_delay_days=2, least_cohort=4)
+    assert ["below 4 members" in (step.refused_by_policy or "") for step in found.growth] == [
+        False,
+        True,
+        True,
+    ]
+
+
+def test_waits_are_no_latencies():
+    polls = [TRAFFIC[0] | {"call": call} for call in ("tasks", "inquiry-status", "evaluate")]
+    found = {call.call: call for call in calls_asked({"bank-a": {"traffic": polls}})}
+    assert (found["tasks"].p50_ms, found["inquiry-status"].p99_ms) == (None, None)
+    assert found["tasks"].requests == 3
+    assert found["evaluate"].p50_ms == 10.0
+
+
+def test_operations_are_gathered_over_banks():
+    other = [LATENCIES[0] | {"count": 1, "items": 10, "p50_ms": 110.0, "p99_ms": 150.0}]
+    found = operations_of({"bank-b": {"latencies": LATENCIES}, "bank-a": {"latencies": other}, "bank-c": {}})
+    assert [(o.operation, o.party) for o in found] == [
+        ("inquiry", "bank-b"),
+        ("lookup cold", "bank-a"),
+        ("lookup cold", "bank-b"),
+        ("lookup warm", "bank-b"),
+    ]
+    inquiry, cold, _ = over_banks(found)
+    assert cold == Operation("", "lookup cold", 4, 100, 80.0, 200.0)
+    assert (inquiry.count, inquiry.p50_ms) == (0, None)
+    assert [milliseconds(value) for value in (0.04, 12.34, 1234.5)] == ["0.040 ms", "12.3 ms", "1,234.5 ms"]
 
 
 def test_hostile_texts_stay_texts(record):
@@ -206,6 +309,8 @@ def test_a_stream_that_ends_before_the_test_weeks_is_still_reported(made, record
     page = render(dataclasses.replace(record, evaluation=found))
     parsed(page)
     assert "not measured: no test rows" in page
+    lead = page.partition('<p class="lead">')[2].partition("</p>")[0]
+    assert lead == "Ranking quality was not measured in this run: no test rows."
     assert (
         json.loads(to_json(dataclasses.replace(record, evaluation=found)))["evaluation"]["gap_closed"] is None
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import hashlib
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -100,6 +101,7 @@ def policy(epoch: int = 1) -> PolicyBundle:
         inquiries=[],
         max_checkpoint_age_seconds=300,
         merge_delay_seconds=60,
+        labels_per_day=20_000,
     )
 
 
@@ -131,6 +133,20 @@ def empty_log() -> SampleLog:
     sample.add(evidence.membership_entry(sample.signed(roll(keys), "coordinator"), at=NOW - 50))
     sample.add(evidence.policy_entry(sample.signed(policy(), "coordinator"), at=NOW - 49, parties=names))
     return sample
+
+
+@pytest.fixture
+def cosign() -> Callable[[str, str, SigningKey], str]:
+    """Adds the signature of a name to a note, as other tools of C2SP may."""
+
+    def add(note: str, name: str, key: SigningKey) -> str:
+        text = note[: note.rindex("\n\n") + 1]
+        typed = b"\x01" + key.verify_key
+        key_hash = hashlib.sha256(name.encode() + b"\n" + typed).digest()[:4]
+        encoded = base64.b64encode(key_hash + key.sign_raw(text.encode())).decode()
+        return f"{note}\N{EM DASH} {name} {encoded}\n"
+
+    return add
 
 
 @pytest.fixture
@@ -238,8 +254,23 @@ def sample_log(empty_log: SampleLog) -> SampleLog:
         reason="not permitted",
         rule="",
         policy_epoch=1,
+        since=NOW - 9,
+        requests=1,
     )
     sample.add(refusal)
+    reads = log.ReadsEntry(
+        at=NOW - 8,
+        parties=["bank-a"],
+        party="bank-a",
+        action="mirror",
+        purpose="indicator-sharing",
+        rule="members-mirror",
+        policy_epoch=1,
+        period_start=NOW - 40,
+        period_end=NOW - 8,
+        requests=12,
+    )
+    sample.add(reads)
     sample.add(
         log.ExportEntry(at=NOW - 1, parties=["regulator"], reader="regulator", size=len(sample.entries))
     )

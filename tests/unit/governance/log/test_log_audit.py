@@ -20,7 +20,7 @@ from governance.log.cli import app
 from governance.log.entries import entry_type
 from governance.log.export import FILES, AuditError, RawEntry, decode_line, encode_line, write_export
 from governance.log.history import NEXT
-from governance.log.notes import cosign_note, verifier_key
+from governance.log.notes import verifier_key
 from governance.messages.inquiry import Outcome, Veto
 
 BANKS = ["bank-a", "bank-b", "bank-c"]
@@ -118,13 +118,15 @@ def test_files_that_are_missing_or_do_not_belong(sample_log: Any, tmp_path: Path
         sample_log.export(directory)
 
 
-def test_another_log_is_not_this_log(sample_log: Any, tmp_path: Path) -> None:
+def test_another_log_is_not_this_log(
+    sample_log: Any, tmp_path: Path, cosign: Callable[[str, str, SigningKey], str]
+) -> None:
     directory = sample_log.export(tmp_path / "export")
     other = verifier_key("subrosa.example/test-log", SigningKey(b"\x09" * 32).verify_key)
     with pytest.raises(AuditError, match="pinned"):
         verify_export(directory, other)
     # A signature nobody can check would be bytes that may change.
-    note = cosign_note(sample_log.note(), "stranger.example", SigningKey(b"\x09" * 32))
+    note = cosign(sample_log.note(), "stranger.example", SigningKey(b"\x09" * 32))
     (directory / "checkpoint").write_bytes(note.encode())
     with pytest.raises(AuditError, match="not among the trust anchors"):
         verify_export(directory, None)
@@ -195,6 +197,9 @@ def test_nothing_is_left_out(sample_log: Any, tmp_path: Path, type_name: str) ->
         ("inquiry-outcome", {"commitment": "00" * 32}, "signature of 'bank-a'"),
         ("evaluation-totals", {"period_end": 0}, "backwards"),
         ("evaluation-totals", {"counts": []}, "signature of 'bank-b'"),
+        ("reads", {"period_start": 2_000_000_000}, "backwards"),
+        ("reads", {"period_end": 1_900_000_000}, "backwards"),
+        ("refusal", {"since": 1_900_000_000}, "begin after"),
     ],
 )
 def test_entries_that_lie(

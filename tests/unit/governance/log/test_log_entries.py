@@ -22,7 +22,6 @@ from governance.log.entries import (
     decode_entry,
     encode_entry,
     entry_type,
-    is_readable_by,
 )
 from governance.log.evidence import signed_message, verify_evidence
 from governance.log.leaves import entry_leaf_hash, leaf_data
@@ -39,6 +38,8 @@ def refusal(**changes: Any) -> RefusalEntry:
         "reason": "r",
         "rule": "",
         "policy_epoch": 1,
+        "since": 5,
+        "requests": 1,
     }
     return RefusalEntry(**{**fields, **changes})
 
@@ -58,7 +59,7 @@ def test_every_type_survives_and_is_canonical(sample_log: Any) -> None:
         assert body == rfc8785.dumps(json.loads(body))
         assert decode_entry(body) == entry
         seen.add(entry_type(entry))
-    assert len(seen) == 12
+    assert len(seen) == 13
 
 
 @pytest.mark.parametrize(
@@ -112,13 +113,6 @@ def test_fields_out_of_bounds_cannot_be_encoded(changes: dict[str, Any]) -> None
 def test_oversized_bodies_are_refused_unread() -> None:
     with pytest.raises(MalformedEntryError, match="at most"):
         decode_entry(b'"' + b"x" * MAX_BODY_BYTES + b'"')
-
-
-def test_who_may_read() -> None:
-    entry = refusal()
-    assert is_readable_by(entry, "bank-a", regulator=False)
-    assert not is_readable_by(entry, "bank-b", regulator=False)
-    assert is_readable_by(entry, "regulator", regulator=True)
 
 
 def test_evidence_is_rebuilt_exactly(sample_log: Any) -> None:

@@ -20,7 +20,7 @@ from governance.log.follow import (
     UntrustedCheckpointError,
 )
 from governance.log.notes import Checkpoint, sign_checkpoint, verifier_key
-from governance.messages.log import CheckpointUpdate, LoggedEntry, LogPage
+from governance.messages.log import CheckpointUpdate, LoggedEntry
 
 KEY = SigningKey(b"\x07" * 32)
 ORIGIN = "subrosa.example/follow"
@@ -141,16 +141,3 @@ def test_forged_entries_are_refused(sample_log: Any) -> None:
             state.verify_entry(forged)
     with pytest.raises(UnprovenEntryError, match="no checkpoint"):
         TrustedLog.start(sample_log.verifier).verify_entry(good)
-
-
-def test_pages(sample_log: Any) -> None:
-    _, current = follow(sample_log)
-    start = TrustedLog.start(sample_log.verifier)
-    page = LogPage(checkpoint=current, entries=[logged(sample_log, 2), logged(sample_log, 7)])
-    state, entries = start.verify_page(page, now=1000, max_age=10)
-    assert entries == [sample_log.entries[2], sample_log.entries[7]]
-    assert state.size == len(sample_log.entries)
-    for indexes in ((7, 2), (2, 2)):
-        repeated = LogPage(checkpoint=current, entries=[logged(sample_log, index) for index in indexes])
-        with pytest.raises(UnprovenEntryError, match="repeats or reorders"):
-            start.verify_page(repeated, now=1000, max_age=10)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from base64 import b64encode
+from collections.abc import Callable
 
 import pytest
 
@@ -11,7 +12,6 @@ from crypto.signing import SigningKey
 from governance.log.notes import (
     Checkpoint,
     MalformedNoteError,
-    cosign_note,
     open_checkpoint,
     parse_verifier_key,
     sign_checkpoint,
@@ -75,15 +75,15 @@ def test_every_changed_byte_of_a_note_is_refused() -> None:
                 open_checkpoint(text, {ORIGIN: VERIFIER}, ORIGIN)
 
 
-def test_cosignatures() -> None:
+def test_notes_with_several_signatures(cosign: Callable[[str, str, SigningKey], str]) -> None:
     witness = SigningKey(b"\x02" * 32)
-    both = cosign_note(NOTE, "witness.example", witness)
+    both = cosign(NOTE, "witness.example", witness)
     opened = open_checkpoint(both, {ORIGIN: VERIFIER}, ORIGIN)
     assert (opened.signers, opened.unknown_signatures) == ({ORIGIN}, 1)
     verifiers = {ORIGIN: VERIFIER, "witness.example": verifier_key("witness.example", witness.verify_key)}
     assert open_checkpoint(both, verifiers, ORIGIN).signers == {ORIGIN, "witness.example"}
     with pytest.raises(MalformedNoteError, match="two signatures"):
-        open_checkpoint(cosign_note(both, "witness.example", witness), verifiers, ORIGIN)
+        open_checkpoint(cosign(both, "witness.example", witness), verifiers, ORIGIN)
     # A known witness whose signature is wrong refuses the note, an unknown one is ignored.
     broken = both[:-10] + ("A" if both[-10] != "A" else "B") + both[-9:]
     with pytest.raises(InvalidSignatureError, match=r"witness\.example"):
@@ -91,9 +91,9 @@ def test_cosignatures() -> None:
     assert open_checkpoint(broken, {ORIGIN: VERIFIER}, ORIGIN).unknown_signatures == 1
 
 
-def test_the_required_signer_must_be_the_origin() -> None:
+def test_the_required_signer_must_be_the_origin(cosign: Callable[[str, str, SigningKey], str]) -> None:
     other = SigningKey(b"\x03" * 32)
-    signed = cosign_note(NOTE, "other.example", other)
+    signed = cosign(NOTE, "other.example", other)
     verifiers = {"other.example": verifier_key("other.example", other.verify_key)}
     with pytest.raises(InvalidSignatureError, match="not of"):
         open_checkpoint(signed, verifiers, "other.example")
