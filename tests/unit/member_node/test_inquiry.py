@@ -39,7 +39,7 @@ class Asking:
         self.result = None
         self.error: Exception | None = None
         self._bank = world.banks[bank]
-        self._thread = threading.Thread(target=self._run, args=(first, last))
+        self._thread = threading.Thread(target=self._run, args=(first, last), daemon=True)
         opened = len(world.chair.inquiries)
         self._thread.start()
         deadline = time.monotonic() + 10
@@ -173,6 +173,7 @@ def distort_task(world, change) -> None:
 def end_with_veto(world, asking, party: str) -> dict[str, str]:
     world.banks[party].participation.poll(0)
     world.chair.distort.clear()
+    assert list(world.chair.inquiries.values())[-1]["progress"].state == "vetoed"
     with pytest.raises(InquiryFailedError) as caught:
         asking.finish()
     return caught.value.vetoes
