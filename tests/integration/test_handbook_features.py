@@ -71,7 +71,9 @@ def test_the_whole_file_through_the_streaming_engine() -> None:
     assert np.array_equal(values["TX_DURING_NIGHT"], (stamp.dt.hour() <= 6).cast(pl.Float64).to_numpy())
     base = time - time.min() + DAY
     cents = np.round(amount * 100).astype(np.int64)
-    assert np.abs(cents / 100 - amount).max() < 1e-10  # the file holds cents up to rounding: whole cents sum exactly
+    assert (
+        np.abs(cents / 100 - amount).max() < 1e-10
+    )  # the file holds cents up to rounding: whole cents sum exactly
     for days in (1, 7, 30):
         count, total = reference(customer, base, cents, days * DAY, 0)
         assert np.array_equal(values[f"CUSTOMER_ID_NB_TX_{days}DAY_WINDOW"], count)

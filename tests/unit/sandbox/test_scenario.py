@@ -34,6 +34,7 @@ class Desk:
     seconds: dict[str, float] = field(default_factory=dict)
     refuses: str = ""
     starts: int = 0
+    stopping: threading.Lock = field(default_factory=threading.Lock)
 
     def start(self) -> None:
         desk = self
@@ -68,11 +69,13 @@ class Desk:
         self.thread.start()
 
     def stop(self) -> None:
-        if not self.dead.is_set():
-            self.dead.set()
-            self.server.shutdown()
-            self.server.server_close()
-            self.thread.join()
+        # Whoever starts it again must find the port free, not a stop under way.
+        with self.stopping:
+            if not self.dead.is_set():
+                self.dead.set()
+                self.server.shutdown()
+                self.server.server_close()
+                self.thread.join()
 
 
 class Bench:
@@ -97,7 +100,8 @@ class Bench:
         self.desks[party.party].stop()
 
     def restart(self, party: Party) -> None:
-        self.desks[party.party].start()
+        with self.desks[party.party].stopping:
+            self.desks[party.party].start()
 
     def tail(self, party: Party) -> str:
         return f"last words of {party.party}"
