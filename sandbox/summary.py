@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from rich.console import Console
@@ -14,7 +14,7 @@ from sandbox.evaluation import Evaluation
 from sandbox.evaluation.results import ALONE, CONSORTIUM, POOLED
 from sandbox.report import RunRecord
 
-VIEWS = {ALONE: "each bank alone", CONSORTIUM: "with the consortium", POOLED: "raw data pooled (bound)"}
+VIEWS = {ALONE: "each bank alone", CONSORTIUM: "with the consortium", POOLED: "raw data pooled"}
 DISTURBING = ("challenge", "review", "block")
 
 
@@ -51,35 +51,27 @@ def print_summary(record: RunRecord, out: Path, console: Console) -> None:
 
 
 def accounts(rows: Sequence[BankAccount]) -> Table:
-    """What became of the consortium, bank by bank."""
-    table = Table(
-        "bank",
-        "days shared",
-        "not shared",
-        "inquiries",
-        "refused",
-        "rows scored",
-        "degraded",
-        "rejected",
-        "rule errors",
-        "indicators",
-        "points looked up",
-        title="Each bank's run",
+    """What became of the consortium, a column a bank."""
+    table = Table("each bank's run", *(row.bank for row in rows))
+    for column in table.columns[1:]:
+        column.justify = "right"
+    measures: tuple[tuple[str, Callable[[BankAccount], int]], ...] = (
+        ("days shared", lambda row: row.days_shared),
+        ("days not shared", lambda row: sum(row.days_not_shared.values())),
+        ("inquiries closed", lambda row: row.inquiries),
+        (
+            "inquiries refused or declined",
+            lambda row: sum(row.inquiries_refused.values()) + sum(row.inquiries_declined.values()),
+        ),
+        ("rows scored", lambda row: row.scored),
+        ("rows scored in degraded mode", lambda row: row.degraded),
+        ("rows rejected", lambda row: row.rejected),
+        ("rule errors", lambda row: row.rule_errors),
+        ("indicators contributed", lambda row: row.indicators),
+        ("points looked up", lambda row: row.lookups),
     )
-    for row in rows:
-        numbers = (
-            row.days_shared,
-            sum(row.days_not_shared.values()),
-            row.inquiries,
-            sum(row.inquiries_refused.values()) + sum(row.inquiries_declined.values()),
-            row.scored,
-            row.degraded,
-            row.rejected,
-            row.rule_errors,
-            row.indicators,
-            row.lookups,
-        )
-        table.add_row(row.bank, *(f"{number:,}" for number in numbers))
+    for name, measure in measures:
+        table.add_row(name, *(f"{measure(row):,}" for row in rows))
     return table
 
 
@@ -98,13 +90,13 @@ def remarks(account: BankAccount) -> list[str]:
 
 
 def models(evaluation: Evaluation) -> Table:
-    """Ranking quality of each model on the test weeks, all banks' scores together."""
+    """ROC AUC, average precision and card precision@100 on the test weeks, all banks' scores together."""
     table = Table(
         "model",
         "what it may use",
-        "ROC AUC",
-        "average precision",
-        "card precision@100",
+        "AUC",
+        "AP",
+        "CP@100",
         title=f"Test weeks: {evaluation.test_rows:,} transactions, {evaluation.test_frauds:,} frauds",
     )
     for row in evaluation.models:
