@@ -15,6 +15,13 @@ if TYPE_CHECKING:
     from crypto.threshold import PublicKeySet
 
 PARTY_ID = re.compile(r"[a-z][a-z0-9-]{1,31}")
+# Scheme, host (name, IPv4 or bracketed IPv6) and port, and nothing that an HTTP library would have to interpret.
+ADDRESS = re.compile(
+    r"https?://(\[[0-9a-fA-F:.]{2,45}\]|[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?(\.[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?)*)"
+    r"(:[0-9]{1,5})?"
+)
+MAX_ADDRESS = 255
+MAX_COUNT = 2**53  # the largest integer that JSON and every database column hold exactly
 DIGEST_SIZE = 32
 ELEMENT_SIZE = 32
 MAX_PARTIES = 256
@@ -57,7 +64,7 @@ def check_roll(roll: MembershipRoll) -> None:
     key has a threshold of at least half the holders plus one and one public share for each of them. The algebra
     of the shares is checked by :func:`key_set`.
     """
-    if min(roll.version, roll.epoch) < 1:
+    if not (1 <= roll.version < MAX_COUNT and 1 <= roll.epoch < MAX_COUNT):
         raise MembershipError("", "version and epoch of the roll count from 1")
     if roll.normal_forms != NORMAL_FORMS_VERSION:
         raise MembershipError(
@@ -219,8 +226,8 @@ def _check_entry(entry: RollEntry, epoch: int) -> None:
         raise MembershipError(entry.party, "has a share index, but only members hold key shares")
     if not 1 <= entry.joined_epoch <= epoch:
         raise MembershipError(entry.party, "joined in an epoch that is not between 1 and the roll's")
-    if entry.url and not entry.url.startswith(("http://", "https://")):
-        raise MembershipError(entry.party, "has an address that is not http or https")
+    if entry.url and (len(entry.url) > MAX_ADDRESS or not ADDRESS.fullmatch(entry.url)):
+        raise MembershipError(entry.party, "has an address that is not http(s)://host[:port] in lower case")
 
 
 def _check_group_key(key: GroupKey, holders: set[int], epoch: int) -> None:

@@ -196,6 +196,8 @@ class MemberNode:
             self.questions,
             self.storage,
             self.faults,
+            dataset="" if public is None else public.dataset,
+            directory_digest=b"" if public is None else public.digest,
             clock=clock,
             random=random,
         )

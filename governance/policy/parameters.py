@@ -14,6 +14,10 @@ from governance.policy.decision import PolicyError
 VERDICTS = ("allow", "challenge", "review", "block")
 
 
+NO_TIER = "none"
+MAX_EPOCH = 2**53
+
+
 def kind_rule(bundle: PolicyBundle, kind: str) -> KindRule:
     """The bundle's rule for ``kind``; raises :class:`PolicyError`."""
     for rule in bundle.kinds:
@@ -38,7 +42,7 @@ def tier_for(bundle: PolicyBundle, distinct_victims: int) -> Tier | None:
 
 def check_parameters(bundle: PolicyBundle) -> None:
     """Raise :class:`PolicyError` naming the first parameter that is wrong."""
-    if bundle.policy_epoch < 1:
+    if not 1 <= bundle.policy_epoch < MAX_EPOCH:
         raise PolicyError("the policy epoch counts from 1")
     if bundle.max_checkpoint_age_seconds < 1 or bundle.merge_delay_seconds < 0:
         raise PolicyError("checkpoint age or merge delay is not a duration")
@@ -71,6 +75,8 @@ def _check_kind(rule: KindRule) -> None:
 def _check_tiers(tiers: list[Tier]) -> None:
     _check_unique("tier", (tier.name for tier in tiers))
     for tier in tiers:
+        if tier.name == NO_TIER:
+            raise PolicyError(f"tier {NO_TIER}: the name is reserved for indicators below every tier")
         if tier.verdict not in VERDICTS:
             raise PolicyError(f"tier {tier.name}: unknown verdict {tier.verdict!r}")
     for weaker, stronger in pairwise(tiers):

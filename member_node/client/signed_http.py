@@ -124,6 +124,10 @@ class SignedHttp:
         for attempt in range(1, attempts + 1):
             try:
                 return self._attempt(sending, deadline, max_bytes)
+            except (httpx.InvalidURL, UnicodeError) as error:
+                raise PartyUnreachableError(
+                    recipient, f"{name}: its address on the roll cannot be used"
+                ) from error
             except httpx.TransportError as error:
                 pause = BACKOFF_SECONDS * attempt
                 late = time.monotonic() + pause >= deadline

@@ -213,6 +213,8 @@ class EvaluationRounds:
     ) -> ShareEvaluation:
         try:
             signed = self._holders[party].evaluate(request)
+        except KeyError as error:
+            raise PartyUnreachableError(party, "is no longer on the roll") from error
         except MalformedError as error:
             raise self._blame(party, keys, f"malformed answer: {error}", b"") from error
         try:

@@ -14,6 +14,7 @@ PADDED_SIZE = 192
 SEALED_SIZE = sealed_size(PADDED_SIZE)
 GRADES = frozenset({"confirmed", "suspected"})
 MAX_TYPOLOGY_CHARACTERS = 48
+MAX_TIME_MS = 2**53  # beyond it a time is no time, and no database column holds it
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,7 +103,9 @@ def check_sealed(
         return "has a kind the policy does not know"
     if len(label.tag) != TAG_SIZE or len(label.sealed) != SEALED_SIZE:
         return "has a tag or a seal of the wrong length"
-    if not 0 < label.expires_at - label.issued_at <= max_life_ms:
+    if not 0 <= label.issued_at < label.expires_at < MAX_TIME_MS:
+        return "has times that cannot be"
+    if label.expires_at - label.issued_at > max_life_ms:
         return "lives longer than the policy allows, or not at all"
     return ""
 

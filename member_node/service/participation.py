@@ -76,10 +76,15 @@ class Participation:
         storage: StorageKey,
         faults: FaultStore,
         *,
+        dataset: str,
+        directory_digest: bytes,
         clock: Clock,
         random: Random,
     ) -> None:
+        """``dataset`` and ``directory_digest`` (SHA-256): the installed public directory that the statistic is over."""
         self._party = consortium.anchors.party
+        self._dataset = dataset
+        self._directory_digest = directory_digest
         self._key = key
         self._consortium = consortium
         self._port = port
@@ -249,6 +254,11 @@ class Participation:
 
     def _series(self, inquiry: Inquiry) -> StatisticSeries:
         directory = find_directory(self._consortium.roll, inquiry.dataset)
+        # One statistic under two names would be answered for two cohorts, and their difference is one bank's counts.
+        if inquiry.dataset != self._dataset or directory.digest != self._directory_digest:
+            raise _RefusedInquiryError(
+                f"our statistic is not over the directory that the roll calls {inquiry.dataset!r}"
+            )
         return StatisticSeries(inquiry.template, inquiry.dataset, directory.digest)
 
     def _check_permitted(self, inquiry: Inquiry, members: Sequence[str]) -> None:

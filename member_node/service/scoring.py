@@ -49,8 +49,7 @@ from scoring.verdicts import VERDICT_LABELS, TierTable
 
 LOGGER = logging.getLogger(__name__)
 EVENTS, OUTCOMES = "events", "outcomes"
-# The consortium is out of reach for a lookup, or what it says does not hold: the bank scores on without it and says so
-# in the verdict. Whoever lies to a bank must not be able to stop it from scoring.
+# The consortium is out of reach for a lookup, or what it says does not hold: expected, and logged without a trace.
 UNREACHABLE = (
     ConsortiumUnavailableError,
     CryptoError,
@@ -273,27 +272,40 @@ class ScoringService:
     def _evidence(
         self, events: EventBatch, time_us: NDArray[np.int64]
     ) -> tuple[dict[str, KindEvidence], TierTable, str]:
-        """Evidence by kind, the tiers, and why the consortium could not be asked (empty if it could)."""
+        """Evidence by kind, the tiers, and why the consortium could not be asked (empty if it could).
+
+        The events are accepted by now and must get a verdict, so **nothing that others say or fail to say may raise
+        here**, of whatever kind: the bank scores on without it, and the verdict says so.
+        """
         failure = ""
         evidence: dict[str, KindEvidence] = {}
         try:
             tiers = self._tiers()
-        except UNREACHABLE as error:
-            LOGGER.warning("%s scores without the consortium: %s", self.party, error)
+        except Exception as error:  # noqa: BLE001 - see above; what is unexpected is logged with its trace
+            self._without("the consortium", error)
             nothing = {kind: no_evidence(events.num_rows) for kind in self.mapping.indicators.values()}
-            return nothing, TierTable([]), str(error)
+            return nothing, TierTable([]), str(error) or type(error).__name__
         for entity, kind in self.mapping.indicators.items():
             codes, vocabulary = distinct_values(events.column(entity))
             try:
                 if vocabulary:
                     self._tags.tags(kind, vocabulary)
-            except UNREACHABLE as error:
-                failure = failure or str(error)
-                LOGGER.warning("%s scores %s without new lookups: %s", self.party, kind, error)
-            # Values in the cache are answered by the mirror even when nobody can be asked.
-            labels = self._mirror.evidence(kind, vocabulary)
-            evidence[kind] = weigh_labels(codes, vocabulary, labels, time_us, self.party)
+            except Exception as error:  # noqa: BLE001 - see above
+                failure = failure or str(error) or type(error).__name__
+                self._without(f"new lookups of {kind}", error)
+            try:
+                # Values in the cache are answered by the mirror even when nobody can be asked.
+                labels = self._mirror.evidence(kind, vocabulary)
+                evidence[kind] = weigh_labels(codes, vocabulary, labels, time_us, self.party)
+            except Exception as error:  # noqa: BLE001 - see above
+                failure = failure or str(error) or type(error).__name__
+                self._without(f"labels of {kind}", error)
+                evidence[kind] = no_evidence(events.num_rows)
         return evidence, tiers, failure
+
+    def _without(self, what: str, error: Exception) -> None:
+        unexpected = not isinstance(error, UNREACHABLE)
+        LOGGER.warning("%s scores without %s: %s", self.party, what, error, exc_info=unexpected)
 
     def _table(
         self,

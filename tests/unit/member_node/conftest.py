@@ -451,6 +451,8 @@ class Bank:
             self.questions,
             storage,
             self.faults,
+            dataset="terminals",
+            directory_digest=DIRECTORY_DIGEST,
             clock=clock,
             random=random,
         )

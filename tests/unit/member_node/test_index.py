@@ -267,7 +267,10 @@ def bad_label(world, **changes):
         ({"epoch": 2}, "another key epoch"),
         ({"kind": "passport"}, "kind the policy does not know"),
         ({"tag": b"short"}, "wrong length"),
-        ({"expires_at": 10_000}, "lives longer"),
+        ({"expires_at": 10_000}, "times that cannot be"),
+        ({"issued_at": -1}, "times that cannot be"),
+        ({"expires_at": 2**63}, "times that cannot be"),
+        ({"issued_at": 2**63, "expires_at": 2**63 + 1}, "times that cannot be"),
         ({"expires_at": 10_000 + 8 * DAY_MS}, "lives longer"),
     ],
 )

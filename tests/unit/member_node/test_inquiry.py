@@ -342,6 +342,14 @@ def test_the_same_days_for_a_smaller_cohort_are_vetoed_so_that_nobody_subtracts_
     np.testing.assert_array_equal(later, expected(world, LAST + 1, LAST + 2))
 
 
+@pytest.mark.parametrize(("field", "installed"), [("_dataset", "shops"), ("_directory_digest", b"?" * 32)])
+def test_a_statistic_is_answered_under_its_own_directory_only(world, field, installed):
+    """Under a second name the same days could be asked of a smaller cohort, and the sums be subtracted."""
+    setattr(world.banks["bank-b"].participation, field, installed)
+    assert "not over the directory" in end_with_veto(world, Asking(world), "bank-b")["bank-b"]
+    assert world.banks["bank-b"].statistic.calls == 0
+
+
 def test_overlapping_windows_agree_on_the_days_they_share(world):
     first = ask(world, "bank-a", FIRST, LAST)
     for bank in world.banks.values():

@@ -11,6 +11,7 @@ from crypto.errors import InvalidSignatureError
 from governance.log.follow import UntrustedCheckpointError
 from governance.members import MembershipError
 from governance.messages.codec import MalformedError
+from governance.messages.http_signatures import HttpSignatureError
 from governance.policy.decision import PolicyError
 from governance.policy.default import default_bundle
 from member_node.service.history import HistoryStore
@@ -391,6 +392,10 @@ def test_a_crash_between_journal_and_history_loses_and_repeats_nothing(
         InvalidSignatureError("the roll's signature does not verify"),
         MalformedError("MembershipRoll: truncated"),
         PolicyError("the bundle has no tiers"),
+        HttpSignatureError("signature-profile", "bank-c", "an authority of another form"),
+        ValueError("not an address"),
+        KeyError("bank-c"),
+        OverflowError("too large for a column"),
     ],
     ids=lambda error: type(error).__name__,
 )
@@ -404,6 +409,19 @@ def test_a_lying_coordinator_cannot_stop_a_bank_from_scoring(banks, monkeypatch,
     report = bank.stream.score((FIRST + 1) * DAY_MS)
     assert report.degraded == report.scored > 0
     assert str(error) in report.reason
+
+
+@pytest.mark.parametrize("part", ["tags", "evidence"])
+def test_events_whose_lookup_fails_in_any_way_have_a_verdict(banks, monkeypatch, part):
+    def refuse(self, kind, values):
+        raise ValueError("not an address")
+
+    bank = banks[0]
+    bank.open()
+    monkeypatch.setattr(Access, part, refuse)
+    report = bank.stream.score((FIRST + 1) * DAY_MS)
+    assert bank.history().height == report.scored > 0
+    assert bank.history()["degraded"].all()
 
 
 def test_without_the_consortium_the_bank_scores_on_and_says_so(banks):
