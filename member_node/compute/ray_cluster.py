@@ -156,15 +156,16 @@ class RayCluster:
         try:
             ray = _import_ray()
             # Ray opens its own folder to everybody, so it is one level below ours.
-            ray.init(
-                address="local",
-                num_cpus=self._cpus,
-                object_store_memory=self._object_store_bytes,
-                include_dashboard=False,
-                configure_logging=False,
-                log_to_driver=False,
-                _temp_dir=str(self._folder / "r"),
-            )
+            with _own_signal_handlers():
+                ray.init(
+                    address="local",
+                    num_cpus=self._cpus,
+                    object_store_memory=self._object_store_bytes,
+                    include_dashboard=False,
+                    configure_logging=False,
+                    log_to_driver=False,
+                    _temp_dir=str(self._folder / "r"),
+                )
             self._processes = [process for process in _children() if process.pid not in before]
             outside = outside_listeners(self._processes)
             if outside:

@@ -7,7 +7,7 @@ where not given). Raw values stay in Arrow; the engine sees only keys.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -98,8 +98,3 @@ def encoded(column: pa.Array) -> tuple[NDArray[np.int32], list[str]]:
     dictionary = pc.dictionary_encode(column)
     codes = np.asarray(pc.fill_null(dictionary.indices, -1).to_numpy(zero_copy_only=False), dtype=np.int32)
     return codes, [str(value) for value in dictionary.dictionary.to_pylist()]
-
-
-def concatenated(batches: Sequence[EventBatch]) -> EventBatch:
-    """One batch with all rows of several of one schema (at least one)."""
-    return pa.Table.from_batches(batches).combine_chunks().to_batches()[0] if len(batches) > 1 else batches[0]

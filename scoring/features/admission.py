@@ -41,10 +41,6 @@ class Disposition(IntEnum):
     def text(self) -> str:
         return self.name.lower().replace("_", "-")
 
-    @property
-    def is_refusal(self) -> bool:
-        return self >= Disposition.REFUSED_LATE
-
 
 @dataclass(frozen=True, eq=False)
 class Admitted:

@@ -158,11 +158,6 @@ class FeatureSpec:
         return tuple(entity for entity in ENTITIES if entity in used)
 
     @property
-    def span_us(self) -> int:
-        """The longest reach of a feature into the past: max(window + delay), microseconds."""
-        return max((feature.window_us + feature.delay_us for feature in self.windows), default=0)
-
-    @property
     def digest(self) -> str:
         return hashlib.sha256(repr(self).encode()).hexdigest()
 

@@ -1,6 +1,8 @@
 """The bank's own Ray, really started: bound to loopback, same features for any number of shards, no trace left."""
 
+import ctypes
 import os
+import signal
 import socket
 from concurrent.futures import ThreadPoolExecutor
 
@@ -17,6 +19,7 @@ from scoring.features.spec import parse_spec
 from scoring.schema import OutcomeBatch, transaction_batch
 
 pytestmark = pytest.mark.slow
+HANDLED = (signal.SIGTERM, signal.SIGINT)
 
 SPEC = parse_spec(
     """
@@ -69,17 +72,27 @@ def stream(batches=4, rows=1500):
         yield batch, OutcomeBatch(event_id=ids, fraud=random.random(rows) < 0.1, known_at_us=known)
 
 
+def sigaction(number):
+    """The address of the process's C handler of a signal, which Python's own ``signal`` does not show."""
+    action = ctypes.create_string_buffer(512)
+    assert ctypes.CDLL(None).sigaction(int(number), None, action) == 0
+    return ctypes.c_void_p.from_buffer(action).value
+
+
 def test_the_banks_own_ray():
     environment = dict(os.environ)
     expected = FeatureEngine(SPEC)
     wanted = [expected.update(*each).values for each in stream()]
     before = {process.pid for process in psutil.Process().children(recursive=True)}
+    handlers = [sigaction(number) for number in HANDLED]
     cluster = RayCluster(cpus=2)
     assert not cluster.running
     with cluster:
         # A node starts it from the thread of the request that needs it, which ends long before Ray does.
         with ThreadPoolExecutor(1) as threads:
             assert threads.submit(cluster.ray).result() is not None
+        # Ray's core puts handlers of its own in place, under which a node would die without closing anything.
+        assert [sigaction(number) for number in HANDLED] == handlers
         folder_of_first_start = None
         for shards in (1, 2):
             with ShardedEngine(cluster, SPEC, shards) as engine:

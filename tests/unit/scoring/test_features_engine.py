@@ -134,7 +134,7 @@ def test_beyond_the_horizon_corrections_and_repeats_are_refused() -> None:
 def test_a_correction_of_nothing_is_refused() -> None:
     matrix = FeatureEngine(SPEC).update(batch((1, T, 1.0), correct=True))
     assert matrix.disposition.tolist() == [Disposition.REFUSED_NOTHING_TO_CORRECT]
-    assert Disposition(matrix.disposition[0]).is_refusal
+    assert matrix.disposition[0] >= Disposition.REFUSED_LATE
 
 
 def test_an_outcome_is_visible_from_the_moment_it_is_known() -> None:
