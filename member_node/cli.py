@@ -156,7 +156,7 @@ def replay(
                 for verdict, count in answer["verdicts"].items():
                     totals[verdict] = totals.get(verdict, 0) + count
                 for text in filter(None, (shared["distrust"], shared["reason"])):
-                    bar.console.print(f"{day_text(day)}: {text}")
+                    bar.console.print(f"{day_text(day)}: {text}", soft_wrap=True)
                 bar.advance(task)
     if as_json:
         typer.echo(json.dumps({"scored": scored, "verdicts": totals}))

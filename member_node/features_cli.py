@@ -62,7 +62,7 @@ def compute(
             task = bar.add_task("features", total=file.events.num_rows)
             write_features(file, loaded, parsed, engine, out, lambda rows: bar.advance(task, rows))
     except (MappingError, SpecError, EventFileError, SchemaError) as error:
-        console.print(f"[red]{error}[/red]", highlight=False)
+        console.print(f"[red]{error}[/red]", highlight=False, soft_wrap=True)
         raise typer.Exit(2) from error
 
 
@@ -148,6 +148,7 @@ def _report_rejects(file: EventFile, out: Path, events: Path, console: Console) 
         f"[yellow]{events.name}: {file.rejected} of {file.rows} rows left out; first: row {first.row}, "
         f"column {first.column!r} {first.reason}. All are in {rejects.name}.[/yellow]",
         highlight=False,
+        soft_wrap=True,
     )
 
 

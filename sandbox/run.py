@@ -74,7 +74,7 @@ def run_sandbox(options: SandboxOptions, console: Console) -> RunRecord:
         rejects = report_rejects(source, options.out)
         dealt = deal_out(options, mapping, source)
     for line in rejects:
-        console.print(line, style="yellow", highlight=False)
+        console.print(line, style="yellow", highlight=False, soft_wrap=True)
     console.print(
         f"[bold]{dealt.events:,}[/bold] events of {options.members} banks,"
         f" {dealt.first_day} to {dealt.last_day}, dealt by [italic]{mapping.split_column}[/italic]"

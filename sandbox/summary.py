@@ -39,15 +39,15 @@ def print_summary(record: RunRecord, out: Path, console: Console) -> None:
         else f"[red]log: {record.why('audit')}[/red]"
     )
     for incident in record.incidents:
-        console.print(f"incident: {incident}")
+        console.print(f"incident: {incident}", soft_wrap=True)
     if record.probe is not None and record.probe.refused:
         console.print(
             f"probe: {record.probe.party} asked {record.probe.asked}; the coordinator refused and logged it"
         )
     for failure in record.failures:
-        console.print(f"[bold red]failed[/bold red]: {escape(failure)}", highlight=False)
+        console.print(f"[bold red]failed[/bold red]: {escape(failure)}", highlight=False, soft_wrap=True)
     state = "[bold green]done[/bold green]" if not record.failures else "[bold red]not sound[/bold red]"
-    console.print(f"{state}: open {out / 'report.html'}  (as JSON: {out / 'report.json'})")
+    console.print(f"{state}: open {out / 'report.html'}  (as JSON: {out / 'report.json'})", soft_wrap=True)
 
 
 def accounts(rows: Sequence[BankAccount]) -> Table:

@@ -197,7 +197,7 @@ def test_capture_has_each_kind_of_exchange(sandbox_run: SandboxRun) -> None:
 
 
 def test_a_member_killed_in_the_middle_of_an_inquiry_is_named_and_catches_up(sandbox_run: SandboxRun) -> None:
-    assert f"{sandbox_run.killed} died in the middle of share" in sandbox_run.printed.replace("\n", " ")
+    assert f"{sandbox_run.killed} died in the middle of share" in " ".join(sandbox_run.printed.split())
     (incident,) = sandbox_run.report["incidents"]
     assert re.match(
         rf"{sandbox_run.killed} was killed by the sandbox, with [1-9]\d* open inquiries waiting for it, in the middle"

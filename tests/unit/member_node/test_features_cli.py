@@ -93,7 +93,7 @@ def test_bad_rows_are_named_and_left_out(tmp_path, events):
     (tmp_path / "events.csv").write_text("\n".join(text))
     result = run(tmp_path, tmp_path / "events.csv")
     assert result.exit_code == 0, result.output
-    assert "1 of 3000 rows left out" in result.output.replace("\n", "")
+    assert "1 of 3000 rows left out" in result.output
     assert pl.read_parquet(tmp_path / "out.parquet").height == 2999
     rejects = pl.read_csv(tmp_path / "out.parquet.rejects.csv")
     assert rejects.rows() == [(6, 6, "TX_DATETIME", "is not a time")]
@@ -103,7 +103,7 @@ def test_an_unusable_file_or_spec_ends_with_its_reason(tmp_path, events):
     events.drop("TX_AMOUNT").write_parquet(tmp_path / "short.parquet")
     result = run(tmp_path, tmp_path / "short.parquet")
     assert result.exit_code == 2
-    assert "has no column TX_AMOUNT" in result.output.replace("\n", " ")
+    assert "has no column TX_AMOUNT" in result.output
     assert not (tmp_path / "out.parquet").exists()
     mapping = load_mapping(SANDBOX / "mappings" / "handbook.toml")
     spec = parse_spec(
