@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import secrets
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 
 from fastapi import FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
+from starlette.types import Scope
 
 from crypto.errors import CryptoError
 from governance.budgets import BudgetExceededError
@@ -21,9 +23,16 @@ from governance.messages.http_signatures import HttpSignatureError
 from governance.messages.problems import ProblemError, RequestError
 from governance.policy.decision import PolicyError, RefusedError
 from member_node.api.bank import bank_router
+from member_node.api.cases import cases_router
 from member_node.api.consortium import consortium_router
+from member_node.api.event_lane import EventLane
 from member_node.api.gate import not_found, unsigned_problem
+from member_node.api.lists import list_router
+from member_node.api.metrics import health_router, metrics_router
+from member_node.api.models import models_router
 from member_node.api.operator import OperatorDoor
+from member_node.api.rules import rules_router
+from member_node.api.staff import staff_router
 from member_node.api.streams import stream_router
 from member_node.client.ports import PartyUnreachableError
 from member_node.compute.batch import BatchCrypto
@@ -36,13 +45,17 @@ from member_node.service.index import FeedError
 from member_node.service.inquiry import InquiryFailedError
 from member_node.service.lookup import ConsortiumUnavailableError
 from member_node.service.policy import NotJoinedError
-from member_node.service.scoring import Engine
+from member_node.service.staff import Role, StaffBook
+from member_node.service.training import ScoredHistory
 from member_node.settings import MemberSettings
+from member_node.storage.staff import StaffStore
 from member_node.streaming import attach_stream
+from scoring.engine import Engine
 from scoring.features.engine import FeatureEngine
 from scoring.features.spec import FeatureSpec
 
 BANK_PREFIX = "/bank/v1"
+STOP_SECONDS = 3.0
 EXPECTED_ERRORS: tuple[type[Exception], ...] = (
     RequestError,
     ProblemError,
@@ -102,23 +115,57 @@ def build_app(node: MemberNode, engine: Callable[[FeatureSpec], Engine] = Featur
     @asynccontextmanager
     async def lifespan(_app: FastAPI) -> AsyncIterator[None]:
         node.start()
+        desk.resume()
         yield
+        await desk.batcher.close(STOP_SECONDS)
         # Not in the pool of the requests: it may be full of those that wait for what is closed here.
         await asyncio.to_thread(node.close)
 
+    desk = attach_stream(node, engine)
     app = FastAPI(
         title="Subrosa member node", lifespan=lifespan, docs_url=None, redoc_url=None, openapi_url=None
     )
     app.state.node = node
+    app.state.desk = desk
     app.include_router(consortium_router(node))
+    app.include_router(health_router(desk.readiness))
+    token = read_secret(node.directory / TOKEN_FILE).strip()
+    staff = StaffBook(StaffStore(node.database), token, lambda: node.clock() * 1000, secrets.token_bytes)
     bank = FastAPI(docs_url=None, redoc_url=None, openapi_url=None)
-    bank.include_router(bank_router(node))
-    bank.include_router(stream_router(attach_stream(node, engine), node.party))
+    for router in (
+        bank_router(node),
+        stream_router(desk.stream, node.party),
+        rules_router(desk.rulebook, desk.brake, node.party),
+        list_router(desk.lists, node.party),
+        models_router(desk.models, ScoredHistory(node.directory / "history"), node.party),
+        cases_router(desk.cases, node.party),
+        staff_router(staff, node.party),
+        metrics_router(desk.metrics),
+    ):
+        bank.include_router(router)
     for each in (app, bank):
         _answer_problems(each, node.party)
-    token = read_secret(node.directory / TOKEN_FILE).strip()
-    app.mount(BANK_PREFIX, OperatorDoor(bank, token))
+    app.mount(BANK_PREFIX, OperatorDoor(bank, token, staff=staff))
+    # In front of everything else: events come by the thousand.
+    app.add_middleware(
+        EventLane,
+        check=lambda scope: _check_sender(staff, scope),
+        batcher=desk.batcher,
+        metrics=desk.metrics,
+        party=node.party,
+    )
     return app
+
+
+def _check_sender(staff: StaffBook, scope: Scope) -> None:
+    """Refuse whoever is not a sender, the operator or an admin."""
+    given = next((value for name, value in scope["headers"] if name == b"authorization"), b"")
+    scheme, _, token = given.partition(b" ")
+    caller = staff.identify(token.strip()) if scheme.lower() == b"bearer" else None
+    if caller is None:
+        raise RequestError("unauthenticated", "the token is missing, wrong or revoked")
+    if not caller.has(Role.SENDER):
+        raise RequestError("not-permitted", "events are sent with a sender's or the operator token")
 
 
 def _answer_problems(app: FastAPI, party: str) -> None:

@@ -17,7 +17,7 @@ from crypto.errors import CryptoError
 from governance.members import MembershipError
 from governance.messages.codec import MalformedError
 from governance.messages.roll import PartyCard
-from member_node import setup
+from member_node import setup, staff_cli
 from member_node.command_line import AsJson, CommandError, Directory, day_text, open_desk, parse_day, refuse
 from member_node.secret_files import SecretFileError
 from member_node.settings import SettingsError, load_settings
@@ -30,6 +30,9 @@ app = typer.Typer(
     no_args_is_help=True,
     help="Set up and serve a member node; replay a file through it.",
 )
+
+
+app.add_typer(staff_cli.app, name="staff")
 
 
 @contextmanager

@@ -18,6 +18,12 @@ from member_node.settings import MemberSettings, SettingsError, load_settings
 EPOCH_DAY = dt.date(1970, 1, 1)
 
 Directory = Annotated[Path, typer.Option("--directory", help="Data directory of the running member node.")]
+TokenFile = Annotated[
+    Path | None,
+    typer.Option(
+        "--token-file", envvar="SUBROSA_TOKEN_FILE", help="Your own token; the operator's without it."
+    ),
+]
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object.")]
 
 
@@ -26,14 +32,14 @@ class CommandError(Exception):
 
 
 @contextmanager
-def open_desk(directory: Path) -> Iterator[BankDesk]:
-    """The bank-internal API of the node that serves ``directory``.
+def open_desk(directory: Path, token_file: Path | None = None) -> Iterator[BankDesk]:
+    """The bank-internal API of the node that serves ``directory``, by the operator's or a person's own token.
 
     Inside, every error an operator can mend ends the command with one line and exit code 1.
     """
     try:
         settings = load_settings(directory)
-        desk = _desk(settings)
+        desk = _desk(settings, token_file)
     except (SettingsError, CommandError) as error:
         raise refuse(f"{directory}: {error}") from error
     try:
@@ -106,12 +112,17 @@ def time_text(milliseconds: int) -> str:
     return dt.datetime.fromtimestamp(milliseconds / 1000, tz=dt.UTC).strftime("%Y-%m-%d %H:%M")
 
 
-def _desk(settings: MemberSettings) -> BankDesk:
+def _desk(settings: MemberSettings, token_file: Path | None) -> BankDesk:
+    name = TOKEN_FILE if token_file is None else str(token_file)
     try:
-        return BankDesk(settings.party, settings.url, settings.directory)
+        # Whoever reads it acts under its owner's name, and may be the second person to themselves.
+        if token_file is not None and token_file.stat().st_mode & 0o077:
+            raise CommandError(f"{name} is open to other users: chmod 600 it")
+        return BankDesk(settings.party, settings.url, settings.directory, token_file=token_file)
     except FileNotFoundError as error:
-        raise CommandError(f"{TOKEN_FILE} is missing: restore it, or make the node again") from error
+        fix = "restore it, or make the node again" if token_file is None else "ask an admin for a new token"
+        raise CommandError(f"{name} is missing: {fix}") from error
     except OSError as error:
         raise CommandError(
-            f"{TOKEN_FILE}: {error.strerror}: run this as the user that runs {settings.party}"
+            f"{name}: {error.strerror}: run this as the user that runs {settings.party}"
         ) from error

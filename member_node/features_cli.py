@@ -14,10 +14,10 @@ import typer
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from member_node.service.scoring import Engine
 from member_node.streams.events import transactions_of
 from member_node.streams.files import EventFile, EventFileError, read_events, write_rejects
 from member_node.streams.mapping import MappingError, StreamMapping, load_mapping
+from scoring.engine import Engine
 from scoring.features.engine import FeatureEngine
 from scoring.features.spec import FeatureSpec, FieldFeature, SpecError, parse_spec
 from scoring.schema import OutcomeBatch, SchemaError

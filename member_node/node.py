@@ -97,6 +97,7 @@ class MemberNode:
         self.database = Database.in_directory(settings.directory, settings.database_url)
         self.replays = ReplayStore(self.database)
         self.faults = FaultStore(self.database)
+        self._starters: list[Callable[[], None]] = []
         self._stoppers: list[Callable[[float], None]] = []
         self._closers: list[Callable[[], None]] = [self.database.close]
         self.traffic = TrafficKeeper(TrafficStore(self.database), clock())
@@ -219,10 +220,16 @@ class MemberNode:
         """Have ``stopper`` called first at :meth:`close`, with the seconds it may wait for what is under way."""
         self._stoppers.append(stopper)
 
+    def on_start(self, starter: Callable[[], None]) -> None:
+        """Have ``starter`` called at :meth:`start`; it must not wait for anything."""
+        self._starters.append(starter)
+
     def start(self) -> None:
-        """Start the background threads."""
+        """Start the background threads and what was registered."""
         for loop in self.loops:
             loop.start()
+        for starter in self._starters:
+            starter()
 
     def close(self) -> None:
         """Stop the threads and the calls they wait for, then everything that was registered, newest first."""

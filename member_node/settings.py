@@ -15,6 +15,7 @@ from typing import Any, TypeVar
 
 from governance.members import PinnedParty
 from member_node.client.ports import DEFAULT_PATIENCE, Patience
+from member_node.scoring_settings import ScoringSettings, read_scoring
 
 SETTINGS_FILE = "member.toml"
 MAX_SHARDS = 64
@@ -49,7 +50,7 @@ class MemberSettings:
     """Everything a member node is told before it starts.
 
     ``shards``: over how many processes of the bank's own Ray the features are spread (1: all in the node's own).
-    ``patience``: how long key holders may take.
+    ``patience``: how long key holders may take; ``scoring``: see :mod:`member_node.scoring_settings`.
     """
 
     directory: Path
@@ -62,6 +63,7 @@ class MemberSettings:
     capture_directory: Path | None = None
     shards: int = 1
     patience: Patience = DEFAULT_PATIENCE
+    scoring: ScoringSettings = field(default_factory=ScoringSettings)
     trust: Trust | None = None
     pins: Mapping[str, PinnedParty] = field(default_factory=dict)
     public_directory: PublicDirectory | None = None
@@ -109,6 +111,7 @@ def load_settings(directory: Path) -> MemberSettings:
                 ),
                 late_share=_bounded(member, "evaluation_late_share", DEFAULT_PATIENCE.late_share, 0.01, 1.0),
             ),
+            scoring=read_scoring(values.get("scoring", {})),
             trust=None
             if trust is None
             else Trust(

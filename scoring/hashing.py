@@ -37,6 +37,17 @@ def hash_texts(texts: NDArray[Any], key: bytes) -> NDArray[np.uint64]:
     return hashes
 
 
+def hash_pairs(first: NDArray[np.uint64], second: NDArray[np.uint64], key: bytes) -> NDArray[np.uint64]:
+    """Hashes uint64 [n], never 0, of pairs of 64-bit words in order; ``key`` is 16 bytes. Raises ValueError."""
+    if len(key) != 16:
+        raise ValueError(f"the hash key has {len(key)} bytes, not 16")
+    words = np.stack([first, second], axis=1).astype("<u8").view("<u4").astype(np.uint32, copy=False)
+    # rows are equally wide, so that what siphash_words leaves out, zeros at the end, leaves two rows different
+    hashes = siphash_words(words, np.frombuffer(key, "<u8").astype(np.uint64))
+    hashes[hashes == 0] = 1
+    return hashes
+
+
 @_compiled
 def siphash_words(words: NDArray[np.uint32], key: NDArray[np.uint64]) -> NDArray[np.uint64]:
     """SipHash-2-4 of each row of 32-bit words up to its last non-zero word; uint64 [n]."""

@@ -14,7 +14,7 @@ from typing import Any, cast
 import numpy as np
 from numpy.typing import NDArray
 
-from scoring.hashing import DEFAULT_KEY, hash_texts
+from scoring.hashing import DEFAULT_KEY, hash_pairs, hash_texts
 
 MAX_TIME_US = 7_258_118_400_000_000  # 2200-01-01: later times are typing errors, not transactions
 MAX_TEXT_LENGTH = 256
@@ -55,7 +55,10 @@ CHANNELS: Mapping[str, Channel] = {channel.text: channel for channel in Channel}
 
 
 class RowCode(IntEnum):
-    """Why a row is refused before it touches any state (0: it is acceptable)."""
+    """Why a row is refused before it touches any state (0: it is acceptable).
+
+    ``validate`` gives those up to EVENT_ID_MISSING; the others are found where rows are read, of any field.
+    """
 
     ACCEPTABLE = 0
     AMOUNT_NOT_A_NUMBER = 1
@@ -64,6 +67,13 @@ class RowCode(IntEnum):
     UNKNOWN_CHANNEL = 4
     TIME_OUT_OF_RANGE = 5
     EVENT_ID_MISSING = 6
+    MALFORMED = 7
+    FIELD_MISSING = 8
+    FIELD_UNKNOWN = 9
+    WRONG_TYPE = 10
+    TEXT_TOO_LONG = 11
+    TIME_IN_FUTURE = 12
+    NUMBER_NOT_FINITE = 13
 
     @property
     def text(self) -> str:
@@ -71,18 +81,18 @@ class RowCode(IntEnum):
 
     @property
     def field(self) -> str:
-        """The column at fault (empty for an acceptable row)."""
-        return _FIELDS[self]
+        """The column at fault (empty for an acceptable row, and where it differs from row to row)."""
+        return _FIELDS.get(self, "")
 
 
 _FIELDS = {
-    RowCode.ACCEPTABLE: "",
     RowCode.AMOUNT_NOT_A_NUMBER: "amount",
     RowCode.AMOUNT_INFINITE: "amount",
     RowCode.AMOUNT_NEGATIVE: "amount",
     RowCode.UNKNOWN_CHANNEL: "channel",
     RowCode.TIME_OUT_OF_RANGE: "time_us",
     RowCode.EVENT_ID_MISSING: "event_id",
+    RowCode.TIME_IN_FUTURE: "time_us",
 }
 
 
@@ -93,6 +103,9 @@ class SchemaError(ValueError):
         super().__init__(f"column {column!r}: {reason}")
         self.column = column
         self.reason = reason
+
+    def __reduce__(self) -> tuple[type[SchemaError], tuple[str, str]]:
+        return SchemaError, (self.column, self.reason)  # it comes back whole from another process
 
 
 @dataclass(frozen=True, eq=False)
@@ -259,6 +272,17 @@ def entity_keys(values: Any, *, column: str = "entity", hash_key: bytes = DEFAUL
     if array.dtype == object:
         return _object_keys(column, array, hash_key)
     raise SchemaError(column, f"holds {array.dtype}, not integers or strings")
+
+
+def pair_keys(
+    first: NDArray[np.uint64], second: NDArray[np.uint64], *, hash_key: bytes = DEFAULT_KEY
+) -> NDArray[np.uint64]:
+    """Keys uint64 [n] of pairs of entities, such as a card at a terminal; 0 where either is missing.
+
+    SipHash-2-4 of the two keys in order: among m distinct pairs any two collide with probability about m^2 / 2^65, for
+    200 million 1.1e-3, also when the keys are small integers.
+    """
+    return np.where((first == MISSING) | (second == MISSING), MISSING, hash_pairs(first, second, hash_key))
 
 
 def validate(batch: TransactionBatch) -> NDArray[np.uint8]:

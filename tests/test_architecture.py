@@ -14,7 +14,7 @@ ROOT = Path(__file__).resolve().parents[1]
 PACKAGES = ("crypto", "scoring", "governance", "coordinator", "member_node", "sandbox")
 SOURCES = sorted(path for package in PACKAGES for path in (ROOT / package).rglob("*.py"))
 # Numba's cache on disk does not notice a change in an imported function, so inlined kernels stay in one file.
-ONE_FILE_BY_NEED = {"scoring/features/kernel.py"}
+ONE_FILE_BY_NEED = {"scoring/features/kernel.py", "scoring/features/pane_kernel.py"}
 UNWANTED_NAMES = {
     "manager",
     "helper",

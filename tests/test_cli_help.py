@@ -40,8 +40,15 @@ def commands() -> dict[str, Any]:
     found: dict[str, Any] = {}
     for name in subrosa.COMMANDS:
         command: Any = subrosa.main.get_command(context, name)  # type: ignore[attr-defined]
-        found[name] = command
-        found |= {f"{name} {each}": sub for each, sub in getattr(command, "commands", {}).items()}
+        found |= below(name, command)
+    return found
+
+
+def below(name: str, command: Any) -> dict[str, Any]:
+    """A command and, as far as it has any, its subcommands, theirs included."""
+    found = {name: command}
+    for each, sub in getattr(command, "commands", {}).items():
+        found |= below(f"{name} {each}", sub)
     return found
 
 
@@ -93,6 +100,8 @@ def test_what_the_documents_name_exists() -> None:
         named = [words[0]]
         if hasattr(group, "commands") and len(words) > 1 and re.match(r"[a-z]", words[1]):
             named = [f"{words[0]} {each.strip('.,;:')}" for each in words[1].split("|")]
+            if len(words) > 2 and f"{named[0]} {words[2]}" in known:
+                named = [f"{named[0]} {words[2]}"]
         for name in named:
             assert name in known, f"{where} names `subrosa {text}`"
             missing = set(OPTION.findall(text)) - options(known[name])

@@ -143,6 +143,9 @@ PROBLEMS: dict[str, ProblemKind] = {
     "unauthenticated": ProblemKind(
         401, "The operator token is missing or wrong", "Send the bank's own operator token."
     ),
+    "not-permitted": ProblemKind(
+        403, "This person may not do that", "Ask a colleague with the role the text names."
+    ),
     "operator": ProblemKind(
         422, "The bank's own operator can put this right", "Mend what the text names and call again."
     ),

@@ -11,17 +11,30 @@ from fastapi import APIRouter
 from pydantic import BaseModel, ConfigDict, Field
 
 from governance.messages.problems import RequestError
+from member_node.service.history_files import HistoryError
 from member_node.service.replay import StreamService
+from member_node.service.scoring import StreamHaltedError
 from member_node.service.stream_parts import StreamError
-from member_node.streams.files import EventFileError
 from member_node.streams.journal import JournalError
 from member_node.streams.mapping import MappingError
+from member_node.streams.rejects import EventFileError
+from member_node.streams.snapshots import SnapshotError
 from scoring.features.spec import SpecError
 from scoring.rules.ruleset import RuleSetError
 
 MAX_ROWS = 10_000
 # What the bank's own staff can put right; the text says how.
-OPERATOR_ERRORS = (EventFileError, JournalError, MappingError, RuleSetError, SpecError, StreamError, OSError)
+OPERATOR_ERRORS = (
+    EventFileError,
+    HistoryError,
+    JournalError,
+    MappingError,
+    RuleSetError,
+    SnapshotError,
+    SpecError,
+    StreamError,
+    OSError,
+)
 T = TypeVar("T")
 
 
@@ -78,6 +91,8 @@ def stream_router(stream: StreamService, party: str) -> APIRouter:
     def run(verb: Callable[[], T]) -> T:
         try:
             return verb()
+        except StreamHaltedError as error:
+            raise RequestError("unavailable", str(error), party) from error
         except OPERATOR_ERRORS as error:
             raise RequestError("operator", str(error), party) from error
 
@@ -85,6 +100,12 @@ def stream_router(stream: StreamService, party: str) -> APIRouter:
     def report() -> dict[str, Any]:
         """What is open, how far it has come, and what is known of it."""
         return run(stream.report)
+
+    @router.post("/stream/flush")
+    def flush() -> dict[str, Any]:
+        """Have everything that was scored so far in the history's files."""
+        run(stream.flush)
+        return {"flushed": True}
 
     @router.post("/replay/open")
     def open_stream(body: OpenBody) -> dict[str, Any]:

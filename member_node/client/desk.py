@@ -31,9 +31,14 @@ class BankUnreachableError(DeskError):
 class BankDesk:
     """Calls one member node on behalf of its own bank."""
 
-    def __init__(self, party: str, url: str, directory: Path, *, timeout: float = 600.0) -> None:
-        """``url`` is where the node listens, ``directory`` its data folder, which holds the operator's token."""
-        token = (directory / TOKEN_FILE).read_text(encoding="utf-8").strip()
+    def __init__(
+        self, party: str, url: str, directory: Path, *, token_file: Path | None = None, timeout: float = 600.0
+    ) -> None:
+        """``url`` is where the node listens, ``directory`` its data folder, which holds the operator's token.
+
+        ``token_file``: a person's own token, in place of the operator's.
+        """
+        token = (token_file or directory / TOKEN_FILE).read_text(encoding="utf-8").strip()
         self.party = party
         self._http = httpx.Client(
             base_url=f"{url}/bank/v1",
@@ -49,6 +54,10 @@ class BankDesk:
     def post(self, path: str, **body: Any) -> dict[str, Any]:
         """POST ``body`` as JSON to ``path`` below the bank-internal API; the JSON object it answers."""
         return self._call("POST", path, body)
+
+    def delete(self, path: str) -> dict[str, Any]:
+        """DELETE ``path`` below the bank-internal API; the JSON object it answers."""
+        return self._call("DELETE", path, None)
 
     def close(self) -> None:
         """Close the connection pool."""

@@ -18,6 +18,7 @@ import tempfile
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
+from functools import cache
 from ipaddress import ip_address
 from pathlib import Path
 from types import TracebackType
@@ -190,7 +191,7 @@ class RayCluster:
         self._forget()
 
     def _set_environment(self) -> None:
-        settings = {**_SETTINGS, "RAY_AUTH_TOKEN": secrets.token_hex(32)}
+        settings = {**_SETTINGS, "RAY_AUTH_TOKEN": _token()}
         self._environment = {name: os.environ.get(name) for name in (*settings, *_REMOVED, *_SET_BY_RAY)}
         os.environ.update(settings)
         for name in _REMOVED:
@@ -230,6 +231,12 @@ def _own_signal_handlers() -> Iterator[None]:
         for number, action in saved.items():
             if libc.sigaction(int(number), action, None):
                 raise OSError(ctypes.get_errno(), "sigaction")
+
+
+@cache
+def _token() -> str:
+    """This process's secret: Ray's core reads it once, so a later cluster of the process must have the same."""
+    return secrets.token_hex(32)
 
 
 def _import_ray() -> Any:

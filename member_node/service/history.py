@@ -1,73 +1,271 @@
-"""The bank's scored history: one Parquet file per journal frame, written whole or not at all."""
+"""The bank's scored history: Parquet files by UTC day, written in large pieces, exact about which frames they hold.
+
+Columns: event_id, time_us, channel, amount, every entity and attribute as it came; what was decided (see
+``service.decisions``); the features. The truth about fraud is never in it: see ``storage.outcomes``.
+
+Frames are given in the order of the journal and wait in memory until there are enough of them; what a crash takes from
+there the journal gives again. So ``flushed_sequence`` bounds what the journal may retire and what a snapshot may skip.
+"""
 
 from __future__ import annotations
 
-import os
+import threading
 from collections.abc import Iterator, Sequence
+from itertools import groupby
 from pathlib import Path
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.dataset as ds
 import pyarrow.parquet as pq
+
+from member_node.service.history_files import (
+    FAST,
+    SMALL,
+    HistoryError,
+    HistoryFile,
+    HistoryFolder,
+    Manifest,
+    in_order,
+)
+from member_node.service.history_index import as_ids, hash_ids
+
+__all__ = ["HistoryError", "HistoryStore"]
+
+FLUSH_ROWS = 131_072
+FILE_ROWS = 2_000_000
+SMALL_FILES = 16
+_DAY_US = 86_400_000_000
+_READ_ERRORS = (OSError, pa.ArrowInvalid)
 
 
 class HistoryStore:
-    """Files ``NNNNNNNNNN.parquet`` below a directory, named by the journal frame whose events they hold.
+    """Files ``YYYY-MM-DD_FIRST-LAST.parquet`` below a directory, named by day and journal frames. Thread safe."""
 
-    Columns: event_id, time_us, channel, amount, every mapped entity as it came; verdict and rule (with the
-    consortium) and verdict_alone and rule_alone (the same rules with the bank's own labels and counts only); per
-    indicator kind {kind}_victims_own, {kind}_victims_all, {kind}_labels; the features; the consortium's counts;
-    degraded. The truth about fraud is never in it: see ``storage.outcomes``.
-    """
+    def __init__(
+        self,
+        directory: Path,
+        *,
+        flush_rows: int = FLUSH_ROWS,
+        file_rows: int = FILE_ROWS,
+        small_files: int = SMALL_FILES,
+    ) -> None:
+        """Raises :class:`HistoryError`. ``flush_rows``: rows that wait at most.
 
-    def __init__(self, directory: Path) -> None:
-        directory.mkdir(parents=True, exist_ok=True)
-        self._directory = directory
-        for leftover in directory.glob("*.part"):
-            leftover.unlink()
+        A day's files are put together (up to ``file_rows``) when there are ``small_files`` of them.
+        """
+        self._folder = HistoryFolder(directory)
+        self._flush_rows, self._file_rows, self._small_files = flush_rows, file_rows, small_files
+        self._lock, self._disk = threading.RLock(), threading.RLock()
+        self._waiting: list[tuple[int, pa.Table]] = []
+        self._written = self._folder.manifest.flushed
+
+    @property
+    def flushed_sequence(self) -> int:
+        """Every frame up to this one is in the files."""
+        return self._folder.manifest.flushed
+
+    @property
+    def waiting_rows(self) -> int:
+        """Rows that are in memory only."""
+        with self._lock:
+            return sum(table.num_rows for _, table in self._waiting)
 
     def has(self, sequence: int) -> bool:
-        """Whether the frame's verdicts were written."""
-        return self._path(sequence).exists()
+        """Whether the frame's rows were given, now or before a restart that kept them."""
+        return sequence <= self._written
 
-    def write(self, sequence: int, table: pa.Table) -> Path:
-        """Write one frame's verdicts; a file that exists is left as it is."""
-        path = self._path(sequence)
-        if path.exists():
-            return path
-        part = path.with_suffix(".part")
-        pq.write_table(table, part, compression="zstd")
-        with open(part, "rb") as file:
-            os.fsync(file.fileno())
-        part.rename(path)
-        return path
+    def write(self, sequence: int, table: pa.Table) -> None:
+        """Take one frame's rows, in the order of the frames; a frame that was given before is left as it is.
 
-    def files(self) -> list[Path]:
-        """All files in the order of their frames."""
-        return sorted(self._directory.glob("*.parquet"))
+        Raises :class:`HistoryError` when earlier rows cannot be written; the frame was not taken then.
+        """
+        if self.has(sequence):
+            return
+        if self.waiting_rows >= self._flush_rows:
+            self.flush()
+        with self._lock:
+            self._waiting.append((sequence, table))
+            self._written = sequence
+
+    def flush(self) -> None:
+        """Write what waits and return when it is on disk. Raises :class:`HistoryError`; nothing is lost then."""
+        with self._disk:
+            with self._lock:
+                frames = list(self._waiting)
+            if not frames:
+                return
+            last = frames[-1][0]
+            rows = pa.concat_tables([table for _, table in frames], promote_options="permissive")
+            manifest = self._folder.manifest
+            new = []
+            try:
+                for day, part in _by_day(rows):
+                    file = HistoryFile(day, frames[0][0], last, part.num_rows)
+                    self._folder.write_part(file, [part], part.schema, FAST)
+                    new.append(file)
+                self._commit(Manifest(last, in_order([*manifest.files, *new])), len(frames))
+            except OSError as error:
+                raise self._refused(error) from error
+            self._compact({file.day for file in new})
+
+    def compact(self) -> None:
+        """Put every day's small files together. Raises :class:`HistoryError`."""
+        with self._disk:
+            self._compact({file.day for file in self._folder.manifest.files}, least=2)
+
+    def expire(self, before_day: int) -> int:
+        """Remove the days before a day (since 1970-01-01); rows removed. What waits is kept."""
+        with self._disk:
+            manifest = self._folder.manifest
+            old = [file for file in manifest.files if file.day < before_day]
+            if old:
+                kept = tuple(file for file in manifest.files if file.day >= before_day)
+                try:
+                    self._commit(Manifest(manifest.flushed, kept))
+                except OSError as error:
+                    raise self._refused(error) from error
+            return sum(file.rows for file in old)
+
+    def files(self, first_day: int | None = None, last_day: int | None = None) -> list[Path]:
+        """The files of a range of days, by day and frame."""
+        with self._lock:
+            return [
+                self._folder.path(file)
+                for file in self._folder.manifest.files
+                if (first_day is None or file.day >= first_day) and (last_day is None or file.day <= last_day)
+            ]
+
+    def held(
+        self, first_day: int | None = None, last_day: int | None = None
+    ) -> tuple[list[Path], list[pa.Table]]:
+        """:meth:`files` and :meth:`waiting` at one moment: together they hold every row once."""
+        with self._lock:
+            return self.files(first_day, last_day), self.waiting()
+
+    def waiting(self) -> list[pa.Table]:
+        """The rows that are in memory only, by frame."""
+        with self._lock:
+            return [table for _, table in self._waiting]
 
     def rows(self) -> int:
-        """Scored events so far."""
-        return sum(pq.ParquetFile(path).metadata.num_rows for path in self.files())
+        """Scored events that are held."""
+        with self._lock:
+            return sum(file.rows for file in self._folder.manifest.files) + self.waiting_rows
+
+    def nbytes(self) -> int:
+        """Bytes of the Parquet files."""
+        return sum(path.stat().st_size for path in self.files())
 
     def find(self, event_ids: Sequence[str], columns: Sequence[str]) -> pa.Table:
-        """``columns`` of the events with these ids (as text), in no particular order."""
-        wanted = pa.array(event_ids, type=pa.string())
-        tables = []
-        for batch in self._scan(["event_id", *columns]):
-            ids = pc.cast(batch.column("event_id"), pa.string())
-            found = batch.filter(pc.is_in(ids, value_set=wanted))
-            if found.num_rows:
-                tables.append(pa.Table.from_batches([found]))
-        if not tables:
-            return pa.table({name: pa.array([], type=pa.string()) for name in ("event_id", *columns)})
-        return pa.concat_tables(tables, promote_options="default")
+        """``columns`` of the events with these ids (as text), in no particular order; null where a file lacks one.
 
-    def _scan(self, columns: list[str]) -> Iterator[pa.RecordBatch]:
-        files = self.files()
-        if files:
-            yield from ds.dataset(files, format="parquet").to_batches(columns=list(dict.fromkeys(columns)))
+        Raises :class:`HistoryError` for a file that cannot be read.
+        """
+        wanted = list(dict.fromkeys(["event_id", *columns]))
+        while True:
+            with self._lock:
+                manifest, waiting = self._folder.manifest, self.waiting()
+            try:
+                found = [
+                    _chosen(table.filter(pc.is_in(table.column("event_id"), value_set=ids)), wanted)
+                    for table in waiting
+                    if len(ids := as_ids(event_ids, table.schema.field("event_id").type))
+                ]
+                for file in reversed(manifest.files):
+                    found += self._find_in(file, event_ids, wanted)
+                break
+            except HistoryError:
+                if manifest is self._folder.manifest:  # else a file was replaced while it was being read
+                    raise
+        found = [table for table in found if table.num_rows]
+        if not found:
+            return pa.table({name: pa.array([], type=pa.string()) for name in wanted})
+        joined = _joined(found)
+        for name in wanted:
+            if name not in joined.schema.names:
+                joined = joined.append_column(name, pa.nulls(joined.num_rows))
+        return joined.select(wanted)
 
-    def _path(self, sequence: int) -> Path:
-        return self._directory / f"{sequence:010d}.parquet"
+    def close(self) -> None:
+        """Write what waits."""
+        self.flush()
+
+    def _find_in(self, file: HistoryFile, event_ids: Sequence[str], wanted: list[str]) -> Iterator[pa.Table]:
+        path = self._folder.path(file)
+        try:
+            with pq.ParquetFile(path, page_checksum_verification=True) as parquet:
+                ids = as_ids(event_ids, parquet.schema_arrow.field("event_id").type)
+                rows = self._folder.index(file).rows(hash_ids(ids)) if len(ids) else np.empty(0, np.int64)
+                held = [name for name in wanted if name in parquet.schema_arrow.names]
+                start = 0
+                for group in range(parquet.num_row_groups if len(rows) else 0):
+                    end = start + parquet.metadata.row_group(group).num_rows
+                    here = rows[(rows >= start) & (rows < end)] - start
+                    if len(here):
+                        table = parquet.read_row_group(group, columns=held).take(pa.array(here))
+                        yield table.filter(pc.is_in(table.column("event_id"), value_set=ids))
+                    start = end
+        except _READ_ERRORS as error:
+            raise HistoryError(f"{path} cannot be read ({error}): restore it from a copy") from error
+
+    def _compact(self, days: set[int], least: int | None = None) -> None:
+        manifest = self._folder.manifest
+        files = list(manifest.files)
+        for day in sorted(days):
+            small = [file for file in files if file.day == day and file.rows < self._file_rows // 2]
+            if len(small) < (least or self._small_files):
+                continue
+            for group in self._groups(small):
+                if len(group) > 1:
+                    whole = HistoryFile(day, group[0].first, group[-1].last, sum(each.rows for each in group))
+                    paths = [self._folder.path(each) for each in group]
+                    try:
+                        tables = (pq.read_table(path, page_checksum_verification=True) for path in paths)
+                        self._folder.write_part(whole, tables, pq.read_schema(paths[0]), SMALL)
+                    except _READ_ERRORS as error:
+                        raise self._refused(error) from error
+                    files = [file for file in files if file not in group] + [whole]
+        if len(files) != len(manifest.files):
+            try:
+                self._commit(Manifest(manifest.flushed, in_order(files)))
+            except OSError as error:
+                raise self._refused(error) from error
+
+    def _groups(self, small: list[HistoryFile]) -> Iterator[list[HistoryFile]]:
+        """Neighbours with the same columns that make no more than one file's rows together."""
+        for _, alike in groupby(small, key=lambda file: pq.read_schema(self._folder.path(file))):
+            group: list[HistoryFile] = []
+            for file in alike:
+                if sum(each.rows for each in group) + file.rows > self._file_rows:
+                    yield group
+                    group = []
+                group.append(file)
+            yield group
+
+    def _commit(self, manifest: Manifest, frames: int = 0) -> None:
+        with self._lock:
+            self._folder.commit(manifest)
+            del self._waiting[:frames]
+            self._folder.settle()
+
+    def _refused(self, error: Exception) -> HistoryError:
+        self._folder.drop_parts()
+        return HistoryError(
+            f"{self._folder.directory}: cannot be written: {error}; what waits is in the journal and is written later"
+        )
+
+
+def _by_day(rows: pa.Table) -> Iterator[tuple[int, pa.Table]]:
+    days = np.asarray(rows.column("time_us").to_numpy()) // _DAY_US
+    for day in np.unique(days).tolist():
+        mask = days == day
+        yield day, rows if mask.all() else rows.filter(pa.array(mask))
+
+
+def _joined(tables: list[pa.Table]) -> pa.Table:
+    return pa.concat_tables(tables, promote_options="permissive")
+
+
+def _chosen(table: pa.Table, wanted: list[str]) -> pa.Table:
+    return table.select([name for name in wanted if name in table.schema.names])

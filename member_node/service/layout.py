@@ -12,6 +12,7 @@ from member_node.service.evidence import KindEvidence
 from member_node.streams.mapping import StreamMapping
 from scoring.rules.columns import Column, ColumnSchema, ColumnType, ColumnValues, TextColumn
 from scoring.schema import Channel
+from scoring.scored import MODEL_DEGRADED, MODEL_SCORE
 from scoring.verdicts import EvidenceTier, TierTable, verdict_named
 
 _CHANNEL_NAMES = tuple(channel.text for channel in Channel)
@@ -20,8 +21,16 @@ _DAY_US = 24 * _HOUR_US
 _FIRST_WEEKDAY = 3  # 1970-01-01 was a Thursday; Monday is 0
 
 
-def rule_columns(mapping: StreamMapping, features: Sequence[str], counts: Sequence[str]) -> ColumnSchema:
-    """Transaction fields, features whose names are identifiers, and the consortium's columns."""
+def rule_columns(
+    mapping: StreamMapping,
+    features: Sequence[str],
+    counts: Sequence[str],
+    *,
+    numbers: Sequence[str] = (),
+    lists: Sequence[Column] = (),
+) -> ColumnSchema:
+    """Transaction fields, ``numbers`` of devices, features whose names are identifiers, the consortium's columns,
+    membership of ``lists``, and the model's score."""
     number, text = ColumnType.NUMBER, ColumnType.TEXT
     columns = [
         Column("amount", number),
@@ -38,6 +47,8 @@ def rule_columns(mapping: StreamMapping, features: Sequence[str], counts: Sequen
             Column(f"{kind}_tier", text, evidence=kind),
         ]
     columns += [Column(name, number) for name in counts]
+    columns += [Column(MODEL_SCORE, number), Column(MODEL_DEGRADED, ColumnType.BOOLEAN), *lists]
+    columns += [Column(name, number) for name in dict.fromkeys((*mapping.numbers, *numbers))]
     taken = {column.name for column in columns}
     columns += [Column(name, number) for name in features if name.isidentifier() and name not in taken]
     return ColumnSchema(columns)

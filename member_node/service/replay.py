@@ -7,21 +7,18 @@ verb that was under way finishes it without scoring, counting or contributing an
 from __future__ import annotations
 
 import hashlib
-import logging
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 import numpy as np
 import pyarrow as pa
-from numpy.typing import NDArray
 
-from member_node.service.counts import ConsortiumCounts, PublicDirectory
-from member_node.service.history import HistoryStore
-from member_node.service.layout import tier_table
+from member_node.service.decisions import NOT_KEPT
+from member_node.service.opened import Opened, open_stream
 from member_node.service.outcomes import (
     MATURED_DAY,
     ConfirmReport,
@@ -29,7 +26,7 @@ from member_node.service.outcomes import (
     OutcomeStatistic,
 )
 from member_node.service.policy import NotJoinedError
-from member_node.service.scoring import ScoredBatch, ScoringService
+from member_node.service.scoring import Batch
 from member_node.service.sharing import share_day, statistic_of
 from member_node.service.stream_parts import (
     OpenReport,
@@ -41,30 +38,27 @@ from member_node.service.stream_parts import (
 )
 from member_node.service.verdict_rows import answers_of, tally
 from member_node.streams.events import EventBatch, check_events
-from member_node.streams.files import EventFile, Reject, read_events, read_rows, write_rejects
 from member_node.streams.journal import Journal
-from member_node.streams.mapping import StreamMapping, parse_mapping
-from scoring.features.spec import FieldFeature, parse_spec
+from member_node.streams.mapping import StreamMapping
 from scoring.rules.columns import ColumnSchema
 from scoring.schema import OutcomeBatch
 
-LOGGER = logging.getLogger(__name__)
+if TYPE_CHECKING:
+    from member_node.streams.files import Reject
+
 SOURCE = "stream"
 CONFIRMED_ROWS = "confirmed_rows"
 REPLAYED, FED = "replayed_rows", "fed_outcomes"
 MAX_FRAME_ROWS = 50_000
+CLOSED, OPENING, OPEN = "closed", "opening", "open"
 
 
-@dataclass(frozen=True, eq=False)
-class _Opened:
-    source: StreamSource
-    mapping: StreamMapping
-    file: EventFile
-    times: NDArray[np.int64]
-    scoring: ScoringService
-    journal: Journal
-    history: HistoryStore
-    directory: PublicDirectory | None
+@dataclass
+class _Progress:
+    """How far a replay has come: rows scored, and rows whose outcomes were fed to the engine."""
+
+    scored: int = 0
+    fed: int = 0
 
 
 class StreamService:
@@ -73,12 +67,19 @@ class StreamService:
     def __init__(self, parts: StreamParts) -> None:
         self._parts = parts
         self._lock = threading.RLock()
-        self._opened: _Opened | None = None
+        self._opened: Opened | None = None
         self._stopping = threading.Event()
-        self._replayed = 0
-        self._fed = 0
+        self._progress = _Progress()
+        self._doing = ""
         self._service = OutcomeService(parts.outcomes, parts.stream, parts.contributor)
-        self._public: tuple[str, PublicDirectory] | None = None
+
+    @property
+    def state(self) -> str:
+        """``closed``, ``open``, ``halted: why``, or what is being done to open it."""
+        opened = self._opened
+        if opened is not None:
+            return f"halted: {opened.scoring.halted}" if opened.scoring.halted else OPEN
+        return self._doing or CLOSED
 
     @property
     def statistic(self) -> OutcomeStatistic:
@@ -124,9 +125,9 @@ class StreamService:
         with self._lock:
             opened = self._require()
             first = self._parts.stream.cursor(CONFIRMED_ROWS) or 0
-            known_at = opened.times + opened.mapping.label_delay_us
+            known_at = opened.file.times + opened.mapping.label_delay_us
             due = int(np.searchsorted(known_at, until_us, side="right"))
-            last = max(first, min(due, self._replayed))
+            last = max(first, min(due, self._progress.scored))
             outcomes = frauds = 0
             if last > first:
                 labels = opened.file.fraud[first:last]
@@ -152,28 +153,33 @@ class StreamService:
         """Mirror the index and ask for the counts of the days that have matured by the start of ``day``."""
         with self._lock:
             opened = self._require()
-            return share_day(self._parts, opened.mapping, opened.scoring.counts, day)
+            return share_day(self._parts, opened.mapping, opened.scoring.surveyor.counts, day)
 
     def score(self, until_ms: int) -> ScoreReport:
         """Score the replayed file's events before ``until_ms`` that were not scored yet, in time order."""
         with self._lock:
             opened = self._require()
-            last = int(np.searchsorted(opened.times, until_ms * 1000, side="left"))
-            batches: list[ScoredBatch] = []
+            last = int(np.searchsorted(opened.file.times, until_ms * 1000, side="left"))
             errors_before = opened.scoring.rule_errors
-            while self._replayed < last:
-                if self._stopping.is_set():
-                    raise StreamError("the node is closing: repeat the call when it serves again")
-                batches.append(self._score_next(opened, last))
-            scored = sum(len(batch) for batch in batches)
+            verdicts, alone = [], []
+            scored = degraded = 0
+            reason = ""
+            for batch in opened.scoring.score_each(self._batches(opened, last)):
+                verdicts.append(batch.live.verdict)
+                alone.append(batch.alone.verdict)
+                scored += len(batch)
+                degraded += len(batch) if batch.degraded else 0
+                reason = batch.failure or reason
+            if self._stopping.is_set() and self._progress.scored < last:
+                raise StreamError("the node is closing: repeat the call when it serves again")
             return ScoreReport(
                 scored=scored,
-                total=self._replayed,
-                remaining=len(opened.times) - self._replayed,
-                verdicts=tally([batch.live.verdict for batch in batches]),
-                verdicts_alone=tally([batch.alone.verdict for batch in batches]),
-                degraded=sum(len(batch) for batch in batches if batch.degraded),
-                reason=opened.scoring.degraded_reason if any(batch.degraded for batch in batches) else "",
+                total=self._progress.scored,
+                remaining=len(opened.file.times) - self._progress.scored,
+                verdicts=tally(verdicts),
+                verdicts_alone=tally(alone),
+                degraded=degraded,
+                reason=reason,
                 rule_errors=opened.scoring.rule_errors - errors_before,
             )
 
@@ -185,12 +191,15 @@ class StreamService:
         An answer: event_id, disposition and, where it was judged, verdict, verdict_alone, degraded and reasons.
         """
         with self._lock:
+            # Rows as texts need the reader of files, and it Polars; events as such come by another way.
+            from member_node.streams.files import read_rows
+
             opened = self._require()
-            read = read_rows(rows, _typed(opened.mapping, opened.file.events.schema))
+            read = read_rows(rows, _typed(opened.mapping, opened.schema))
             if not read.events.num_rows:
                 return [], read.rejects
-            events = read.events.select(opened.file.events.schema.names).cast(opened.file.events.schema)
-            return answers_of(opened.scoring.score(events), events), read.rejects
+            events = read.events.select(opened.schema.names).cast(opened.schema)
+            return answers_of(opened.scoring.score(events), events, opened.find), read.rejects
 
     def learn(self, outcomes: Sequence[tuple[str, bool, int]]) -> int:
         """Take outcomes of scored events (event id as text, fraud, known at in ms); how many were new.
@@ -205,13 +214,15 @@ class StreamService:
             }
             if not fresh:
                 return 0
-            schema = opened.file.events.schema
-            found = opened.history.find(list(fresh), schema.names)
-            ids = [str(value) for value in found.column("event_id").to_pylist()]
-            unknown = set(fresh) - set(ids)
+            schema = opened.schema
+            found = opened.find(list(fresh), [name for name in schema.names if name not in NOT_KEPT])
+            unknown = set(fresh) - {str(value) for value in found.column("event_id").to_pylist()}
             if unknown:
                 raise StreamError(f"{len(unknown)} outcomes are of events this bank has not scored")
-            events = found.select(schema.names).cast(schema).combine_chunks().to_batches()[0]
+            found = _latest(found)
+            ids = [str(value) for value in found.column("event_id").to_pylist()]
+            kept = pa.schema([field for field in schema if field.name in found.schema.names])
+            events = found.select(kept.names).cast(kept).combine_chunks().to_batches()[0]
             check_events(events)
             fraud = np.array([fresh[event_id][0] for event_id in ids], dtype=np.bool_)
             at = np.array([fresh[event_id][1] for event_id in ids], dtype=np.int64)
@@ -229,7 +240,8 @@ class StreamService:
             return {
                 "open": True,
                 **asdict(self._open_report()),
-                "ruleset": {"name": opened.scoring.ruleset.name, "version": opened.scoring.ruleset.version},
+                "state": self.state,
+                "ruleset": _ruleset(opened),
                 "matured_day": self._parts.stream.cursor(MATURED_DAY),
                 **self._parts.outcomes.totals(),
             }
@@ -237,7 +249,7 @@ class StreamService:
     def columns(self) -> ColumnSchema:
         """The columns that rules of the open stream may read."""
         with self._lock:
-            return self._require().scoring.columns
+            return self._require().columns()
 
     def stop(self, seconds: float) -> None:
         """Let a replay end after the batch it is at, and wait up to ``seconds`` for what is under way."""
@@ -249,8 +261,29 @@ class StreamService:
         """Release the journal; the next verb opens the stream again."""
         with self._lock:
             if self._opened is not None:
-                self._opened.journal.close()
-                self._opened = None
+                opened, self._opened = self._opened, None
+                opened.close()
+
+    def flush(self) -> None:
+        """Have everything that was scored so far in the history's files, for whoever reads those."""
+        with self._lock:
+            if self._opened is not None:
+                self._opened.flush()
+
+    def resume(self) -> bool:
+        """Open what was open before a restart, if anything was; whether something is open now."""
+        with self._lock:
+            if self._opened is None and self._stored_source() is not None:
+                self._require()
+            return self._opened is not None
+
+    def opened(self) -> Opened:
+        """The open stream, opened again if need be; raises :class:`StreamError` where there is none."""
+        opened = self._opened
+        if opened is not None:
+            return opened
+        with self._lock:
+            return self._require()
 
     def _stored_source(self) -> StreamSource | None:
         stored = self._parts.stream.source(SOURCE)
@@ -262,7 +295,7 @@ class StreamService:
         with Journal(self._parts.directory / "journal") as journal:
             return journal.last_sequence > 0
 
-    def _require(self) -> _Opened:
+    def _require(self) -> Opened:
         if self._opened is None:
             source = self._stored_source()
             if source is None:
@@ -276,96 +309,76 @@ class StreamService:
         return self._opened
 
     def _open(self, source: StreamSource) -> None:
-        mapping = parse_mapping(
-            source.mapping, name=source.mapping_name, source=f"mapping {source.mapping_name}"
-        )
-        parts = self._parts
-        file = read_events(Path(source.events), mapping) if source.events else read_rows([], mapping)
-        if file.rejects:
-            write_rejects(file.rejects, parts.directory / "rejects.csv")
-            LOGGER.warning(
-                "%s: %d of %d rows refused, see rejects.csv", source.events, file.rejected, file.rows
-            )
-        directory = self._load_directory(mapping)
-        counts = None
-        if directory is not None:
-            counts = ConsortiumCounts(mapping.directory_dataset, directory, mapping, parts.stream)
-        history = HistoryStore(parts.directory / "history")
-        spec = parse_spec(source.features)
-        engine = parts.engine(spec)
-        journal = Journal(parts.directory / "journal")
         try:
-            scoring = ScoringService(
-                parts.party,
-                mapping,
-                source.rules,
-                engine=engine,
-                features=[each.name for each in spec.features if not isinstance(each, FieldFeature)],
-                journal=journal,
-                history=history,
-                tags=parts.tags,
-                mirror=parts.mirror,
-                tiers=lambda: tier_table(parts.policy()),
-                counts=counts,
-                latencies=parts.latencies,
-            )
-            restored = scoring.restore()
-        except BaseException:
-            journal.close()
-            raise
-        self._replayed = int(restored.facts.get(REPLAYED, "0"))
-        self._fed = int(restored.facts.get(FED, "0"))
-        times = np.asarray(file.events.column("time_us").to_numpy(), dtype=np.int64)
-        self._opened = _Opened(source, mapping, file, times, scoring, journal, history, directory)
+            opened = open_stream(self._parts, source, self._tell)
+        finally:
+            self._doing = ""
+        facts = opened.restored.facts
+        self._progress = _Progress(int(facts.get(REPLAYED, "0")), int(facts.get(FED, "0")))
+        self._opened = opened
 
-    def _load_directory(self, mapping: StreamMapping) -> PublicDirectory | None:
-        if not mapping.directory_entity or not self._parts.public_ids:
-            return None
-        kind = mapping.indicators.get(mapping.directory_entity, mapping.directory_entity)
-        return PublicDirectory(kind, self._parts.public_ids)
+    def _tell(self, doing: str) -> None:
+        self._doing = doing
 
     def _open_report(self) -> OpenReport:
         opened = self._require()
-        days = opened.mapping.day_of(opened.times[[0, -1]]) if len(opened.times) else np.array([-1, -1])
+        times = opened.file.times
+        days = opened.mapping.day_of(times[[0, -1]]) if len(times) else np.array([-1, -1])
         return OpenReport(
             rows=opened.file.rows,
             rejected=opened.file.rejected,
-            rejects=str(self._parts.directory / "rejects.csv") if opened.file.rejects else "",
+            rejects=str(opened.file.rejects or ""),
             first_day=int(days[0]),
             last_day=int(days[1]),
-            scored=self._replayed,
+            scored=self._progress.scored,
         )
 
-    def _matured_day(self, opened: _Opened, until_us: int, confirmed: int) -> int:
+    def _matured_day(self, opened: Opened, until_us: int, confirmed: int) -> int:
         """The newest day whose transactions all have their outcome recorded."""
         delay = opened.mapping.label_delay_us
         day = int(opened.mapping.day_of(np.array([until_us - delay], dtype=np.int64))[0]) - 1
-        if confirmed < len(opened.times):
-            day = min(day, int(opened.mapping.day_of(opened.times[confirmed : confirmed + 1])[0]) - 1)
+        if confirmed < len(opened.file.times):
+            day = min(day, int(opened.mapping.day_of(opened.file.times[confirmed : confirmed + 1])[0]) - 1)
         return day
 
-    def _score_next(self, opened: _Opened, last: int) -> ScoredBatch:
-        """Score up to the end of the next event's day, at most one frame of rows."""
-        first = self._replayed
-        last = min(last, first + MAX_FRAME_ROWS)
-        days = opened.mapping.day_of(opened.times[first:last])
-        last = first + int(np.searchsorted(days, days[0], side="right"))
-        known_at = opened.times[:last] + opened.mapping.label_delay_us
-        fed = max(self._fed, int(np.searchsorted(known_at, opened.times[last - 1], side="right")))
-        rows = self._fed + np.flatnonzero(opened.file.fraud[self._fed : fed] >= 0)
-        outcomes = None
-        if len(rows):
-            ids = opened.file.events.column("event_id").take(pa.array(rows)).to_numpy(zero_copy_only=False)
-            outcomes = OutcomeBatch(np.asarray(ids), opened.file.fraud[rows] == 1, known_at[rows])
-        facts = {REPLAYED: str(last), FED: str(fed)}
-        batch = opened.scoring.score(_slice(opened.file.events, first, last), outcomes, facts)
-        self._replayed, self._fed = last, fed
-        return batch
+    def _batches(self, opened: Opened, until: int) -> Iterator[Batch]:
+        """The file's next rows up to row ``until``: a day at most in one batch, at most one frame of rows."""
+        times, fraud = opened.file.times, opened.file.fraud
+        while self._progress.scored < until and not self._stopping.is_set():
+            first = self._progress.scored
+            last = min(until, first + MAX_FRAME_ROWS)
+            days = opened.mapping.day_of(times[first:last])
+            last = first + int(np.searchsorted(days, days[0], side="right"))
+            known_at = times[:last] + opened.mapping.label_delay_us
+            fed = max(self._progress.fed, int(np.searchsorted(known_at, times[last - 1], side="right")))
+            rows = self._progress.fed + np.flatnonzero(fraud[self._progress.fed : fed] >= 0)
+            outcomes = None
+            if len(rows):
+                ids = (
+                    opened.file.events.column("event_id").take(pa.array(rows)).to_numpy(zero_copy_only=False)
+                )
+                outcomes = OutcomeBatch(np.asarray(ids), fraud[rows] == 1, known_at[rows])
+            yield Batch(
+                _slice(opened.file.events, first, last), outcomes, {REPLAYED: str(last), FED: str(fed)}
+            )
+            # Not before the batch was accepted: the generator goes on only when it was.
+            self._progress = _Progress(last, fed)
 
 
 def _digest(path: Path) -> str:
     with open(path, "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _ruleset(opened: Opened) -> dict[str, Any]:
+    active = opened.scoring.in_force().deployment.active
+    return {"name": active.name, "version": active.version}
+
+
+def _latest(found: pa.Table) -> pa.Table:
+    """One row an event: of one that was corrected, the one that was judged last."""
+    last = {event_id: row for row, event_id in enumerate(found.column("event_id").to_pylist())}
+    return found if len(last) == found.num_rows else found.take(pa.array(sorted(last.values())))
 
 
 def _slice(events: EventBatch, first: int, last: int) -> EventBatch:

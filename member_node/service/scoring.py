@@ -1,113 +1,95 @@
-"""Scoring a batch of the bank's own transactions: journal, evidence, features, rules, history - in this order.
+"""Scoring a bank's own transactions: journal, features, judgement, journal, disk, answer - in this order.
 
-What is on disk when: the events are in the journal before anything is computed, the verdicts are in the history
-before they leave. After a crash the journal rebuilds the engine, and frames without a history file are judged then;
-an event is never applied twice.
+The events' frame is appended before anything is computed, the verdicts' frame before they leave, and one ``fsync``
+covers both: a verdict that has left is on disk with the events it is about. After a crash a snapshot and the journal
+behind it rebuild the state to the bit; frames with verdicts keep the verdicts that were given, frames without are
+judged then.
+
+Two batches may be under way at once, one in its features, the next one's verdicts behind it: whoever holds the first
+lock takes the second before letting go, so batches never overtake each other and results do not depend on it.
 """
 
 from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any, Protocol
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, field, replace
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from crypto.errors import CryptoError
-from governance.log.follow import LogFollowError
-from governance.members import MembershipError
-from governance.messages.codec import MalformedError
-from governance.messages.problems import ProblemError, RequestError
-from governance.policy.decision import PolicyError, RefusedError
-from member_node.client.ports import PartyUnreachableError
 from member_node.latencies import Latencies
-from member_node.service.counts import ConsortiumCounts
-from member_node.service.evidence import (
-    KindEvidence,
-    LabelLike,
-    distinct_values,
-    no_evidence,
-    weigh_labels,
+from member_node.service.decisions import DEPLOYMENT, OF, decision_facts, decision_rows, recalled
+from member_node.service.frames import (
+    EVENTS,
+    OUTCOMES,
+    VERDICTS,
+    components_of,
+    joined,
+    outcome_rows,
+    outcomes_of,
+    remaining_state,
+    split_state,
 )
-from member_node.service.history import HistoryStore
-from member_node.service.layout import evidence_columns, rule_columns, transaction_columns
-from member_node.service.lookup import ConsortiumUnavailableError
-from member_node.service.policy import NotJoinedError
-from member_node.streams.events import EventBatch, check_events, entities_of, transactions_of
+from member_node.service.history_feed import HistoryFeed, ScoredFrame
+from member_node.service.surroundings import Surroundings, Surveyor
+from member_node.streams.events import EventBatch, check_events, transactions_of
 from member_node.streams.journal import Draft, Frame, Journal
-from member_node.streams.mapping import StreamMapping
-from scoring.features.engine import FeatureMatrix
-from scoring.reasons import Reason, reasons
-from scoring.rules.columns import ColumnValues
-from scoring.rules.ruleset import Judgement, RuleSet, load_ruleset
+from scoring.engine import ScoringCore
+from scoring.reasons import Reason
+from scoring.rules.deployment import Deployment
 from scoring.schema import OutcomeBatch, TransactionBatch
-from scoring.verdicts import VERDICT_LABELS, TierTable
+from scoring.scored import Advanced, InForce, ScoredRows, Words
 
 LOGGER = logging.getLogger(__name__)
-EVENTS, OUTCOMES = "events", "outcomes"
-# The consortium is out of reach for a lookup, or what it says does not hold: expected, and logged without a trace.
-UNREACHABLE = (
-    ConsortiumUnavailableError,
-    CryptoError,
-    LogFollowError,
-    MalformedError,
-    MembershipError,
-    NotJoinedError,
-    PartyUnreachableError,
-    PolicyError,
-    ProblemError,
-    RefusedError,
-    RequestError,
-)
 
 
-class Engine(Protocol):
-    """A feature engine: one in this process, or several behind shards."""
-
-    @property
-    def names(self) -> tuple[str, ...]:
-        """The features, in the order of the matrix."""
-
-    def update(self, batch: TransactionBatch, outcomes: OutcomeBatch | None = None) -> FeatureMatrix:
-        """Apply a batch in arrival order and give its features."""
-
-
-class TagSource(Protocol):
-    """Ensures tags in the cache (see ``LookupService.tags``)."""
-
-    def tags(self, kind: str, values: Sequence[str]) -> object: ...
-
-
-class EvidenceSource(Protocol):
-    """Labels on cached values (see ``IndexMirror.evidence``)."""
-
-    def evidence(self, kind: str, values: Sequence[str]) -> Mapping[str, Sequence[LabelLike]]: ...
+class StreamHaltedError(RuntimeError):
+    """Scoring has stopped because going on could lose or repeat something; the text says why and what to do."""
 
 
 @dataclass(frozen=True, eq=False)
 class ScoredBatch:
-    """Verdicts of one batch. ``columns`` are those the rules with the consortium saw; ``reasons`` by row.
+    """Verdicts of one batch. ``live.verdict`` and ``alone.verdict`` uint8 [m], ``reasons`` by judged row.
 
-    ``events``: the rows that were judged; ``disposition`` uint8 says for every row that was given what became of it
-    (duplicates and late events are not judged); ``sequence``: the journal frame; ``degraded``: the consortium could
-    not be asked, or its counts are behind.
+    ``events``: the m rows that were judged; ``disposition`` and ``refusal`` uint8 [n] say for every row that was given
+    what became of it (duplicates and late events are not judged); ``sequence``: the journal frame of the events;
+    ``degraded``: the consortium could not be asked, or its counts are behind (``failure`` says which).
     """
 
     sequence: int
     events: EventBatch
     disposition: NDArray[np.uint8]
-    live: Judgement
-    alone: Judgement
-    reasons: Mapping[int, tuple[Reason, ...]]
-    degraded: bool
-    table: pa.Table
+    refusal: NDArray[np.uint8]
+    scored: ScoredRows
+    failure: str
+
+    @property
+    def live(self) -> Words:
+        """The verdicts that were given."""
+        return self.scored.live
+
+    @property
+    def alone(self) -> Words:
+        """What the bank would have said without the consortium."""
+        return self.scored.alone
+
+    @property
+    def reasons(self) -> Mapping[int, tuple[Reason, ...]]:
+        """Why, for each judged row that was not allowed."""
+        return self.scored.reasons
+
+    @property
+    def degraded(self) -> bool:
+        """Whether the consortium's part was missing or behind."""
+        return bool(self.failure)
 
     def __len__(self) -> int:
-        return len(self.live.verdict)
+        return len(self.scored)
 
 
 @dataclass(frozen=True)
@@ -119,65 +101,69 @@ class Restored:
     facts: Mapping[str, str]
 
 
+@dataclass(frozen=True, eq=False)
+class Batch:
+    """Events to score, after the outcomes that became known before; ``facts`` are kept in the journal."""
+
+    events: EventBatch
+    outcomes: OutcomeBatch | None = None
+    facts: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, eq=False)
+class _Begun:
+    """A batch whose events are in the journal and whose features are computed."""
+
+    sequence: int
+    events: EventBatch
+    advanced: Advanced
+
+
 class ScoringService:
-    """One bank's stream. Calls are serialised: a stream has one order."""
+    """One bank's stream. Thread safe: a stream has one order, that in which calls begin."""
 
     def __init__(
         self,
-        party: str,
-        mapping: StreamMapping,
-        rules_text: str,
         *,
-        engine: Engine,
-        features: Sequence[str],
+        core: ScoringCore,
+        surveyor: Surveyor,
+        in_force: Callable[[], InForce],
+        deployment_at: Callable[[int], Deployment],
         journal: Journal,
-        history: HistoryStore,
-        tags: TagSource,
-        mirror: EvidenceSource,
-        tiers: Callable[[], TierTable],
-        counts: ConsortiumCounts | None,
+        feed: HistoryFeed,
+        numbers: Iterable[str] = (),
         latencies: Latencies | None = None,
+        on_scored: Callable[[ScoredBatch], None] = lambda batch: None,
     ) -> None:
-        """``features``: those of the engine that rules may read and the history keeps.
+        """``in_force``: asked once a batch for rules, lists and models; ``deployment_at``: an earlier deployment by
+        its number, for replays; ``numbers``: attributes that features read.
 
-        ``tiers`` gives the tiers of the policy in force (raises ``NotJoinedError`` before the first).
+        ``on_scored`` sees every batch once its verdicts are final (counting; it must be quick and not raise).
         """
-        self.party = party
-        self.mapping = mapping
-        self.counts = counts
-        self._engine = engine
-        self._features = [(name, engine.names.index(name)) for name in features]
+        self.core = core
+        self.surveyor = surveyor
+        self.in_force = in_force
+        self._deployment_at = deployment_at
         self._journal = journal
-        self._history = history
-        self._tags = tags
-        self._mirror = mirror
-        self._tiers = tiers
+        self._feed = feed
+        self._numbers = tuple(numbers)
         self._latencies = latencies or Latencies()
-        self._lock = threading.RLock()
-        names = counts.names() if counts is not None else []
-        self.columns = rule_columns(mapping, features, names)
-        self.ruleset: RuleSet = load_ruleset(rules_text, self.columns)
+        self._on_scored = on_scored
+        self._first, self._second = threading.Lock(), threading.Lock()
         self._waiting: list[OutcomeBatch] = []
+        self._facts: dict[str, str] = {}
+        self._halted = ""
+        self._pipe: ThreadPoolExecutor | None = None
+        self._judged_by = in_force().deployment.number
+        self.accepted = 0
         self.rule_errors = 0
         self.degraded_reason = ""
+        self.model_failure = ""
 
-    def restore(self) -> Restored:
-        """Rebuild the engine from the journal and judge what was accepted but not judged. Call once, first."""
-        events = judged = 0
-        facts: dict[str, str] = {}
-        with self._lock:
-            for frame in self._journal.frames():
-                facts.update(frame.facts)
-                if frame.kind == OUTCOMES:
-                    self._waiting.append(outcomes_of(frame.rows))
-                    continue
-                batch = transactions_of(frame.rows)
-                features = self._engine.update(batch, self._take_waiting())
-                events += len(batch)
-                if not self._history.has(frame.sequence):
-                    self._judge(frame, batch, features)
-                    judged += 1
-        return Restored(events, judged, facts)
+    @property
+    def halted(self) -> str:
+        """Why nothing is scored any more; empty while all is well."""
+        return self._halted
 
     def score(
         self, events: EventBatch, outcomes: OutcomeBatch | None = None, facts: Mapping[str, str] | None = None
@@ -185,184 +171,204 @@ class ScoringService:
         """Accept and judge events (valid rows, in arrival order) after the outcomes that became known before.
 
         ``facts`` are kept in the journal and given back by :meth:`restore`. Raises ``JournalError`` (nothing was
-        accepted then) and ``EventSchemaError``.
+        accepted then), ``EventSchemaError`` and :class:`StreamHaltedError`.
         """
-        check_events(events)
-        with self._lock, self._latencies.time("score batch", events.num_rows):
-            drafts = []
-            if outcomes is not None and len(outcomes):
-                drafts.append(Draft(OUTCOMES, outcome_rows(outcomes)))
-                self._waiting.append(outcomes)
-            drafts.append(Draft(EVENTS, events, facts or {}))
+        with self._latencies.time("score batch", events.num_rows):
+            scored = self.score_unsettled(events, outcomes, facts)
+            self.settle()
+        return scored
+
+    def score_unsettled(
+        self, events: EventBatch, outcomes: OutcomeBatch | None = None, facts: Mapping[str, str] | None = None
+    ) -> ScoredBatch:
+        """:meth:`score` without the wait for the disk: what it returns must not leave before :meth:`settle`."""
+        return self._finish(self._begin(Batch(events, outcomes, facts or {})))
+
+    def score_each(self, batches: Iterable[Batch]) -> Iterator[ScoredBatch]:
+        """Score batches in their order, the features of one while the one before is judged; durable when yielded."""
+        if self._pipe is None:
+            self._pipe = ThreadPoolExecutor(1, thread_name_prefix="scoring-judge")
+        before: Future[ScoredBatch] | None = None
+        for batch in batches:
+            begun = self._begin(batch)
             try:
-                sequence = self._journal.append(drafts)
+                following = self._pipe.submit(self._finish_durably, begun)
             except BaseException:
-                if len(drafts) > 1:
-                    self._waiting.pop()
+                self._second.release()
                 raise
-            batch = transactions_of(events)
-            features = self._engine.update(batch, self._take_waiting())
-            return self._judge(Frame(sequence, EVENTS, facts or {}, events), batch, features)
+            if before is not None:
+                yield before.result()
+            before = following
+        if before is not None:
+            yield before.result()
 
     def learn(self, outcomes: OutcomeBatch, facts: Mapping[str, str] | None = None) -> None:
         """Accept outcomes on their own; they are visible to the next events at or after they became known."""
-        with self._lock:
-            self._journal.append([Draft(OUTCOMES, outcome_rows(outcomes), facts or {})])
+        with self._first:
+            self._check()
+            self._journal.append([Draft(OUTCOMES, outcome_rows(outcomes), facts or {})], sync=False)
             self._waiting.append(outcomes)
+            self._facts.update(facts or {})
+        self.settle()
 
-    def _take_waiting(self) -> OutcomeBatch | None:
+    def checkpoint(self, take: Callable[[int], object]) -> None:
+        """Call ``take`` with the newest journal frame while nothing is under way and everything so far is on disk:
+        :meth:`state` is then exactly the state after that frame."""
+        with self._first, self._second:
+            self._check()
+            self.settle()
+            take(self._journal.last_sequence)
+
+    def state(self) -> dict[str, NDArray[Any]]:
+        """Copies of all state as numbers; only from within :meth:`checkpoint`."""
+        return {**self.core.state(), **remaining_state(self._waiting, self._facts, self._judged_by)}
+
+    def restore(self, snapshot: tuple[int, Mapping[str, NDArray[Any]]] | None = None) -> Restored:
+        """Rebuild the state from a snapshot (a journal frame and what :meth:`state` gave after it) and the journal
+        behind it, and judge what was accepted but not judged. Call once, first."""
+        events = judged = 0
+        after = 0
+        if snapshot is not None:
+            after, arrays = snapshot
+            held = split_state(arrays)
+            self._waiting, self._facts, self._judged_by = held.waiting, held.facts, held.deployment
+            self.core.restore(held.core, self._deployment_at(held.deployment))
+        pending: dict[int, _Begun] = {}
+        for frame in self._journal.frames(after + 1):
+            if frame.kind == VERDICTS:
+                self._replay(pending.pop(int(frame.facts[OF])), frame)
+                continue
+            self._facts.update(frame.facts)
+            if frame.kind == OUTCOMES:
+                self._waiting.append(outcomes_of(frame.rows))
+            elif frame.kind == EVENTS:
+                pending[frame.sequence] = self._advance(
+                    frame.sequence, frame.rows, transactions_of(frame.rows)
+                )
+                events += frame.rows.num_rows
+        for begun in pending.values():
+            self._second.acquire()
+            self._finish(begun)
+            judged += 1
+        self.settle()
+        return Restored(events, judged, dict(self._facts))
+
+    def close(self) -> None:
+        """End the thread of :meth:`score_each`; what is under way is finished first."""
+        if self._pipe is not None:
+            self._pipe.shutdown()
+
+    def _begin(self, given: Batch) -> _Begun:
+        """Accept a batch and compute its features; returns holding the second lock."""
+        check_events(given.events)
+        batch = transactions_of(given.events)
+        drafts = []
+        if given.outcomes is not None and len(given.outcomes):
+            drafts.append(Draft(OUTCOMES, outcome_rows(given.outcomes)))
+        drafts.append(Draft(EVENTS, given.events, given.facts))
+        with self._first:
+            self._check()
+            first = self._journal.append(drafts, sync=False)
+            try:
+                if len(drafts) > 1 and given.outcomes is not None:
+                    self._waiting.append(given.outcomes)
+                self._facts.update(given.facts)
+                self.accepted += given.events.num_rows
+                begun = self._advance(first + len(drafts) - 1, given.events, batch)
+            except BaseException as error:
+                raise self._halt("computing features", error) from error
+            self._second.acquire()
+        return begun
+
+    def _advance(self, sequence: int, events: EventBatch, batch: TransactionBatch) -> _Begun:
         waiting, self._waiting = self._waiting, []
-        if not waiting:
-            return None
-        if len(waiting) == 1:
-            return waiting[0]
-        return OutcomeBatch(
-            event_id=np.concatenate([each.event_id for each in waiting]),
-            fraud=np.concatenate([each.fraud for each in waiting]),
-            known_at_us=np.concatenate([each.known_at_us for each in waiting]),
-        )
+        advanced = self.core.advance(self._complete(batch), joined(waiting), components_of(events))
+        if len(advanced.rows) < len(events):
+            events = events.take(pa.array(advanced.rows))
+        return _Begun(sequence, events, advanced)
 
-    def _judge(self, frame: Frame, batch: TransactionBatch, features: FeatureMatrix) -> ScoredBatch:
-        disposition = features.disposition
-        applied = np.flatnonzero(features.applied)
-        events = frame.rows
-        if len(applied) < len(batch):
-            events, batch = events.take(pa.array(applied)), batch.take(applied)
-            features = FeatureMatrix(
-                features.names, features.values[applied], disposition[applied], features.refusal[applied]
-            )
-        rows = len(batch)
-        evidence, tiers, failure = self._evidence(events, batch.time_us)
-        own_counts: Mapping[str, NDArray[np.float64]] = {}
-        all_counts: Mapping[str, NDArray[np.float64]] = {}
-        if self.counts is not None:
-            if rows:
-                self.counts.start(int(self.mapping.day_of(batch.time_us).min()))
-            cells = self.counts.directory.cells(events.column(self.mapping.directory_entity))
-            all_counts, own_counts = self.counts.columns(cells, batch.time_us)
-            if (
-                not failure
-                and rows
-                and not self.counts.is_current(int(self.mapping.day_of(batch.time_us).max()))
-            ):
-                failure = "the consortium's counts are behind"
-        self.degraded_reason = failure
-        common = transaction_columns(self.mapping, batch.amount, batch.channel, batch.time_us)
-        common |= {
-            name: features.values[:, i] for i, name in enumerate(features.names) if name in self.columns
-        }
-        judgements: list[Judgement] = []
-        explained: Mapping[int, tuple[Reason, ...]] = {}
-        for alone in (False, True):
-            seen: dict[str, ColumnValues] = dict(common)
-            found, limits = evidence_columns(evidence, tiers, alone=alone)
-            seen |= found
-            seen |= own_counts if alone else all_counts
-            seen["degraded"] = np.full(rows, bool(failure) and not alone)
-            judgement = self.ruleset.evaluate(seen, rows, limits)
-            judgements.append(judgement)
-            if not alone:
-                explained = reasons(self.ruleset, judgement, seen)
-        live, shadow = judgements
-        self.rule_errors += int(live.errors.sum())
-        table = self._table(events, features, evidence, all_counts, live, shadow, bool(failure))
-        self._history.write(frame.sequence, table)
-        return ScoredBatch(frame.sequence, events, disposition, live, shadow, explained, bool(failure), table)
-
-    def _evidence(
-        self, events: EventBatch, time_us: NDArray[np.int64]
-    ) -> tuple[dict[str, KindEvidence], TierTable, str]:
-        """Evidence by kind, the tiers, and why the consortium could not be asked (empty if it could).
-
-        The events are accepted by now and must get a verdict, so **nothing that others say or fail to say may raise
-        here**, of whatever kind: the bank scores on without it, and the verdict says so.
-        """
-        failure = ""
-        evidence: dict[str, KindEvidence] = {}
+    def _finish(self, begun: _Begun) -> ScoredBatch:
+        """Judge a begun batch and append its verdicts; releases the second lock."""
         try:
-            tiers = self._tiers()
-        except Exception as error:  # noqa: BLE001 - see above; what is unexpected is logged with its trace
-            self._without("the consortium", error)
-            nothing = {kind: no_evidence(events.num_rows) for kind in self.mapping.indicators.values()}
-            return nothing, TierTable([]), str(error) or type(error).__name__
-        for entity, kind in self.mapping.indicators.items():
-            codes, vocabulary = distinct_values(events.column(entity))
-            try:
-                if vocabulary:
-                    self._tags.tags(kind, vocabulary)
-            except Exception as error:  # noqa: BLE001 - see above
-                failure = failure or str(error) or type(error).__name__
-                self._without(f"new lookups of {kind}", error)
-            try:
-                # Values in the cache are answered by the mirror even when nobody can be asked.
-                labels = self._mirror.evidence(kind, vocabulary)
-                evidence[kind] = weigh_labels(codes, vocabulary, labels, time_us, self.party)
-            except Exception as error:  # noqa: BLE001 - see above
-                failure = failure or str(error) or type(error).__name__
-                self._without(f"labels of {kind}", error)
-                evidence[kind] = no_evidence(events.num_rows)
-        return evidence, tiers, failure
+            surroundings = self.surveyor.survey(begun.events, begun.advanced.batch)
+            scored = self.core.judge(
+                begun.advanced,
+                surroundings.live,
+                surroundings.alone,
+                surroundings.differing,
+                self.in_force(),
+            )
+            decisions = decision_rows(scored, surroundings.kept, bool(surroundings.failure))
+            facts = decision_facts(begun.sequence, scored)
+            self._journal.append([Draft(VERDICTS, decisions, facts)], sync=False, finishing=True)
+            self._account(scored, surroundings)
+            self._keep(begun, decisions)
+        except BaseException as error:
+            raise self._halt("judging", error) from error
+        finally:
+            self._second.release()
+        batch = ScoredBatch(
+            begun.sequence,
+            begun.events,
+            begun.advanced.disposition,
+            begun.advanced.refusal,
+            scored,
+            surroundings.failure,
+        )
+        self._on_scored(batch)
+        return batch
 
-    def _without(self, what: str, error: Exception) -> None:
-        unexpected = not isinstance(error, UNREACHABLE)
-        LOGGER.warning("%s scores without %s: %s", self.party, what, error, exc_info=unexpected)
+    def _finish_durably(self, begun: _Begun) -> ScoredBatch:
+        with self._latencies.time("score batch", len(begun.advanced.disposition)):
+            scored = self._finish(begun)
+            self.settle()
+        return scored
 
-    def _table(
-        self,
-        events: EventBatch,
-        features: FeatureMatrix,
-        evidence: Mapping[str, KindEvidence],
-        counts: Mapping[str, NDArray[np.float64]],
-        live: Judgement,
-        alone: Judgement,
-        degraded: bool,
-    ) -> pa.Table:
-        columns: dict[str, Any] = {
-            name: events.column(name) for name in ("event_id", "time_us", "channel", "amount")
-        }
-        columns |= {name: events.column(name) for name in entities_of(events)}
-        columns["verdict"] = _labels(live.verdict)
-        columns["rule"] = self._rules(live.rule)
-        columns["verdict_alone"] = _labels(alone.verdict)
-        columns["rule_alone"] = self._rules(alone.rule)
-        for kind, found in evidence.items():
-            columns[f"{kind}_victims_own"] = pa.array(found.own.astype(np.int32))
-            columns[f"{kind}_victims_all"] = pa.array(found.all.astype(np.int32))
-            columns[f"{kind}_labels"] = pa.array(found.labels, type=pa.string())
-        for name, place in self._features:
-            columns[name] = pa.array(np.ascontiguousarray(features.values[:, place]))
-        columns |= {name: pa.array(values) for name, values in counts.items()}
-        columns["degraded"] = pa.array(np.full(events.num_rows, degraded))
-        return pa.table(columns)
+    def settle(self) -> None:
+        """Have everything appended so far on disk; callers that wait together share one ``fsync``."""
+        try:
+            self._journal.sync()
+        except BaseException as error:
+            raise self._halt("forcing the journal to disk", error) from error
 
-    def _rules(self, index: NDArray[np.int16]) -> pa.Array:
-        ids = pa.array([rule.id for rule in self.ruleset.rules], type=pa.string())
-        return pa.DictionaryArray.from_arrays(pa.array(index, mask=index < 0), ids).cast(pa.string())
+    def _replay(self, begun: _Begun, frame: Frame) -> None:
+        """Take the verdicts that were given: they are not judged again."""
+        version, spoke = recalled(frame.rows, frame.facts)
+        number = int(frame.facts[DEPLOYMENT])
+        self.core.recall(begun.advanced, version, spoke, self._deployment_at(number))
+        self._judged_by = number
+        self._keep(begun, frame.rows)
 
+    def _keep(self, begun: _Begun, decisions: pa.RecordBatch) -> None:
+        advanced = begun.advanced
+        if len(advanced.rows):
+            self._feed.put(
+                ScoredFrame(begun.sequence, begun.events, decisions, advanced.names, advanced.values)
+            )
 
-def _labels(verdict: NDArray[np.uint8]) -> pa.Array:
-    return pa.DictionaryArray.from_arrays(pa.array(verdict.astype(np.int8)), pa.array(VERDICT_LABELS)).cast(
-        pa.string()
-    )
+    def _account(self, scored: ScoredRows, surroundings: Surroundings) -> None:
+        self.rule_errors += int(scored.rule_errors.sum())
+        self.degraded_reason = surroundings.failure
+        self.model_failure = scored.model_failure
+        self._judged_by = scored.deployment
 
+    def _complete(self, batch: TransactionBatch) -> TransactionBatch:
+        """The batch with every number that features read: an attribute that was not sent is missing in each row."""
+        absent = [name for name in self._numbers if name not in batch.numbers]
+        if not absent:
+            return batch
+        missing = {name: np.full(len(batch), np.nan) for name in absent}
+        return replace(batch, numbers={**batch.numbers, **missing})
 
-def outcome_rows(outcomes: OutcomeBatch) -> pa.RecordBatch:
-    """Outcomes as a journal frame's rows."""
-    ids = outcomes.event_id
-    kind = pa.string() if ids.dtype == object else pa.int64()
-    return pa.record_batch(
-        {
-            "event_id": pa.array(ids, type=kind),
-            "fraud": pa.array(outcomes.fraud),
-            "known_at_us": pa.array(outcomes.known_at_us),
-        }
-    )
+    def _check(self) -> None:
+        if self._halted:
+            raise StreamHaltedError(self._halted)
 
-
-def outcomes_of(rows: pa.RecordBatch) -> OutcomeBatch:
-    """The outcomes of a journal frame."""
-    return OutcomeBatch(
-        event_id=np.asarray(rows.column("event_id").to_numpy(zero_copy_only=False)),
-        fraud=np.asarray(rows.column("fraud").to_numpy(zero_copy_only=False), dtype=np.bool_),
-        known_at_us=np.asarray(rows.column("known_at_us").to_numpy(zero_copy_only=False), dtype=np.int64),
-    )
+    def _halt(self, doing: str, error: BaseException) -> StreamHaltedError:
+        if not self._halted:
+            LOGGER.critical("scoring stops while %s", doing, exc_info=error)
+            self._halted = (
+                f"scoring stopped while {doing} ({type(error).__name__}: {error}); nothing accepted is lost: "
+                "restart the member node, and it goes on from its journal"
+            )
+        return StreamHaltedError(self._halted)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -13,11 +14,19 @@ from numpy.typing import NDArray
 
 from governance.messages.policy import PolicyBundle
 from member_node.latencies import Latencies
+from member_node.scoring_settings import ScoringSettings
 from member_node.service.index import SyncReport
+from member_node.service.lists import ListBook
+from member_node.service.models import ModelBook
 from member_node.service.outcomes import Contributor
-from member_node.service.scoring import Engine, EvidenceSource, TagSource
+from member_node.service.rulebook import Rulebook
+from member_node.service.scoring import ScoredBatch
+from member_node.service.surroundings import EvidenceSource, TagSource
+from member_node.storage.cases import CaseStore
 from member_node.storage.outcomes import OutcomeStore, StreamStore
+from scoring.engine import Engine
 from scoring.features.spec import FeatureSpec
+from scoring.rules.columns import ColumnSchema
 
 
 class StreamError(RuntimeError):
@@ -95,7 +104,9 @@ class StreamParts:
     """What a stream is built from.
 
     ``public_ids``: entries of the public directory in their order (empty: none is held); ``engine`` makes a feature
-    engine; ``policy`` gives the policy in force.
+    engine of so many ``shards``; ``policy`` gives the policy in force; ``clock``: unix seconds. ``rulebook`` makes one
+    for the columns of a stream; without it the rules of the opened file are in force, without ``lists``, ``models`` and
+    ``cases`` there are none. ``on_scored`` sees every batch (see ``ScoringService``).
     """
 
     party: str
@@ -110,3 +121,11 @@ class StreamParts:
     policy: Callable[[], PolicyBundle]
     engine: Callable[[FeatureSpec], Engine]
     latencies: Latencies = field(default_factory=Latencies)
+    settings: ScoringSettings = field(default_factory=ScoringSettings)
+    shards: int = 1
+    clock: Callable[[], int] = lambda: int(time.time())
+    rulebook: Callable[[Callable[[], ColumnSchema]], Rulebook] | None = None
+    lists: ListBook | None = None
+    models: ModelBook | None = None
+    cases: CaseStore | None = None
+    on_scored: Callable[[ScoredBatch], None] = lambda batch: None

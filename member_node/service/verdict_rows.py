@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import json
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 from numpy.typing import NDArray
 
 from member_node.service.scoring import ScoredBatch
@@ -22,8 +24,15 @@ def tally(verdicts: Sequence[NDArray[np.uint8]]) -> dict[str, int]:
     return {label: int(count) for label, count in zip(VERDICT_LABELS, counts, strict=True)}
 
 
-def answers_of(batch: ScoredBatch, events: EventBatch) -> list[dict[str, Any]]:
-    """One answer for each of ``events`` as they were given, judged or not."""
+def answers_of(
+    batch: ScoredBatch,
+    events: EventBatch,
+    find: Callable[[Sequence[str], Sequence[str]], pa.Table],
+) -> list[dict[str, Any]]:
+    """One answer for each of ``events`` as they were given, judged or not; a duplicate's is that of the first time.
+
+    ``find`` gives columns of the history by event id (as text).
+    """
     answers: list[dict[str, Any]] = []
     judged = 0
     for event_id, code in zip(events.column("event_id").to_pylist(), batch.disposition.tolist(), strict=True):
@@ -38,4 +47,15 @@ def answers_of(batch: ScoredBatch, events: EventBatch) -> list[dict[str, Any]]:
             ]
             judged += 1
         answers.append(answer)
+    repeated = [
+        str(each["event_id"]) for each in answers if each["disposition"] == Disposition.DUPLICATE.text
+    ]
+    if repeated:
+        told = find(repeated, ["verdict", "verdict_alone", "degraded", "reasons"]).to_pylist()
+        first = {str(row["event_id"]): row for row in told}
+        for answer in answers:
+            row = first.get(str(answer["event_id"]))
+            if answer["disposition"] == Disposition.DUPLICATE.text and row is not None:
+                answer |= {name: row[name] for name in ("verdict", "verdict_alone", "degraded")}
+                answer["reasons"] = json.loads(row["reasons"] or "[]")
     return answers

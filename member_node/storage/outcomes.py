@@ -11,6 +11,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
+import pyarrow as pa
 from numpy.typing import NDArray
 from sqlalchemy import delete, func, insert, select, update
 
@@ -27,6 +28,7 @@ from member_node.storage.outcome_tables import (
 
 DAY_US = 86_400_000_000
 _CHUNK = 500
+_LABELS_AT_ONCE = 50_000
 
 
 @dataclass(frozen=True)
@@ -111,6 +113,18 @@ class OutcomeStore:
                 connection.execute(insert(FRAUD_INDICATORS), pairs)
             _advance(connection, cursors or {})
         return len(fresh)
+
+    def labels(self) -> pa.Table:
+        """All outcomes: event_id (text), fraud (bool), known_at_us (int64); for training."""
+        query = select(OUTCOMES.c.event_id, OUTCOMES.c.fraud, OUTCOMES.c.known_at_us)
+        schema = pa.schema([("event_id", pa.string()), ("fraud", pa.bool_()), ("known_at_us", pa.int64())])
+        batches = []
+        with self._database.read() as connection:
+            for part in connection.execution_options(yield_per=_LABELS_AT_ONCE).execute(query).partitions():
+                ids, fraud, known = zip(*part, strict=True)
+                columns = [pa.array(ids), pa.array([value == 1 for value in fraud]), pa.array(known)]
+                batches.append(pa.record_batch(columns, schema=schema))
+        return pa.Table.from_batches(batches, schema=schema)
 
     def weigh(self, now_us: int, victim_window_days: Mapping[str, int]) -> int:
         """Apply the evidence rule to frauds confirmed up to ``now_us`` and not weighed before; findings made.

@@ -1,13 +1,20 @@
 """Events as Arrow record batches: the one form in which a bank reads, journals and replays its transactions.
 
 Columns: ``event_id`` (int64 or string), ``time_us`` (int64, UTC microseconds), ``channel`` (uint8, codes of
-``scoring.schema.Channel``), ``amount`` (float64), then every mapped entity by its schema name (int64 or string, null
-where not given). Raw values stay in Arrow; the engine sees only keys.
+``scoring.schema.Channel``), ``amount`` (float64), then in any order
+
+- entities by their schema names (int64 or string, null where not given),
+- further numeric attributes under other identifiers (float64, null where not given),
+- ``correction`` (bool): the row replaces the event of the same id,
+- ``device_components`` (string, null where not given): a JSON object of fingerprint components.
+
+Raw values stay in Arrow; the engine sees only keys and numbers.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import keyword
+from collections.abc import Mapping, Sequence
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -20,13 +27,35 @@ from scoring.schema import ENTITIES, TransactionBatch, entity_keys
 # pyarrow ships no types; the aliases keep signatures readable.
 EventBatch: TypeAlias = pa.RecordBatch
 FIXED = ("event_id", "time_us", "channel", "amount")
+CORRECTION, DEVICE_COMPONENTS = "correction", "device_components"
+_TYPES = {
+    "time_us": pa.int64(),
+    "channel": pa.uint8(),
+    "amount": pa.float64(),
+    CORRECTION: pa.bool_(),
+    DEVICE_COMPONENTS: pa.string(),
+}
+_NEVER_NULL = (*FIXED, CORRECTION)
+_TAKEN = frozenset((*FIXED, CORRECTION, DEVICE_COMPONENTS, "time", *ENTITIES))
 
 
 class EventSchemaError(ValueError):
     """A record batch does not have the columns and types of events."""
 
 
-def event_schema(entity_types: Mapping[str, bool], *, integer_ids: bool) -> pa.Schema:
+def is_number_name(name: str) -> bool:
+    """Whether a further numeric attribute may have this name: a free identifier, so that rules can read it."""
+    return name.isidentifier() and not keyword.iskeyword(name) and name not in _TAKEN
+
+
+def event_schema(
+    entity_types: Mapping[str, bool],
+    *,
+    integer_ids: bool,
+    numbers: Sequence[str] = (),
+    correction: bool = False,
+    device_components: bool = False,
+) -> pa.Schema:
     """The Arrow schema; ``entity_types`` says for each mapped entity whether it holds integers."""
     fields = [
         pa.field("event_id", pa.int64() if integer_ids else pa.string(), nullable=False),
@@ -37,39 +66,59 @@ def event_schema(entity_types: Mapping[str, bool], *, integer_ids: bool) -> pa.S
     for entity in ENTITIES:
         if entity in entity_types:
             fields.append(pa.field(entity, pa.int64() if entity_types[entity] else pa.string()))
+    fields += [pa.field(name, pa.float64()) for name in numbers]
+    if correction:
+        fields.append(pa.field(CORRECTION, pa.bool_(), nullable=False))
+    if device_components:
+        fields.append(pa.field(DEVICE_COMPONENTS, pa.string()))
     return pa.schema(fields)
 
 
 def entities_of(events: EventBatch) -> tuple[str, ...]:
     """The entities of a batch, in column order."""
-    return tuple(name for name in events.schema.names if name not in FIXED)
+    return tuple(name for name in events.schema.names if name in ENTITIES)
+
+
+def numbers_of(schema: pa.Schema) -> tuple[str, ...]:
+    """The further numeric attributes of a schema of events, in column order."""
+    return tuple(name for name in schema.names if name not in _TAKEN)
 
 
 def transactions_of(events: EventBatch) -> TransactionBatch:
     """The engine's view of a record batch: numbers and entity keys, without raw values."""
     check_events(events)
+    given = events.schema.names
     return TransactionBatch(
         event_id=ids_of(events),
         time_us=_numbers(events, "time_us", np.int64),
         channel=_numbers(events, "channel", np.uint8),
         amount=_numbers(events, "amount", np.float64),
         entities={name: _keys(events.column(name), name) for name in entities_of(events)},
+        numbers={name: _numbers(events, name, np.float64) for name in numbers_of(events.schema)},
+        correction=_numbers(events, CORRECTION, np.bool_) if CORRECTION in given else None,
     )
 
 
 def check_events(events: EventBatch) -> None:
     """Raise :class:`EventSchemaError` unless columns and types are those of this module."""
-    names = events.schema.names
-    if tuple(names[:4]) != FIXED or any(name not in ENTITIES for name in names[4:]):
+    schema = events.schema
+    names = schema.names
+    if tuple(names[:4]) != FIXED or len(set(names)) != len(names):
         raise EventSchemaError(f"columns {names} are not those of events")
-    types = {field.name: field.type for field in events.schema}
-    wanted = {"time_us": pa.int64(), "channel": pa.uint8(), "amount": pa.float64()}
-    for name, kind in types.items():
-        if name in wanted:
-            if kind != wanted[name]:
-                raise EventSchemaError(f"column {name!r} holds {kind}, not {wanted[name]}")
-        elif kind not in (pa.int64(), pa.string()):
-            raise EventSchemaError(f"column {name!r} holds {kind}, not int64 or string")
+    for name, kind in zip(names, schema.types, strict=True):
+        if name in _TYPES:
+            if kind != _TYPES[name]:
+                raise EventSchemaError(f"column {name!r} holds {kind}, not {_TYPES[name]}")
+        elif name == "event_id" or name in ENTITIES:
+            if kind not in (pa.int64(), pa.string()):
+                raise EventSchemaError(f"column {name!r} holds {kind}, not int64 or string")
+        elif not is_number_name(name):
+            raise EventSchemaError(f"columns {names} are not those of events: {name!r} is no attribute")
+        elif kind != pa.float64():
+            raise EventSchemaError(f"column {name!r} holds {kind}, not double")
+    for name in _NEVER_NULL:
+        if name in names and events.column(name).null_count:
+            raise EventSchemaError(f"column {name!r} holds nulls")
 
 
 def ids_of(events: EventBatch) -> NDArray[np.int64] | NDArray[np.object_]:
@@ -84,7 +133,8 @@ def _numbers(events: EventBatch, name: str, dtype: type) -> Any:
 
 def _keys(column: pa.Array, name: str) -> NDArray[np.uint64]:
     if column.type == pa.int64():
-        keys = entity_keys(pc.fill_null(column, 0).to_numpy(zero_copy_only=False), column=name)
+        whole = pc.fill_null(column, 0) if column.null_count else column
+        keys = entity_keys(whole.to_numpy(zero_copy_only=False), column=name)
         if column.null_count:
             keys[column.is_null().to_numpy(zero_copy_only=False)] = 0
         return keys
@@ -96,5 +146,6 @@ def _keys(column: pa.Array, name: str) -> NDArray[np.uint64]:
 def encoded(column: pa.Array) -> tuple[NDArray[np.int32], list[str]]:
     """A column as (codes int32 [n], -1 where null; distinct values as text in order of appearance)."""
     dictionary = pc.dictionary_encode(column)
-    codes = np.asarray(pc.fill_null(dictionary.indices, -1).to_numpy(zero_copy_only=False), dtype=np.int32)
+    indices = pc.fill_null(dictionary.indices, -1) if column.null_count else dictionary.indices
+    codes = np.asarray(indices.to_numpy(zero_copy_only=False), dtype=np.int32)
     return codes, [str(value) for value in dictionary.dictionary.to_pylist()]

@@ -1,127 +1,224 @@
-"""The journal: every event a bank accepted, on disk before its verdict leaves.
+"""The journal: every event a bank accepted and every verdict it gave, on disk before the verdict leaves.
 
-One append-only file of frames, each a 28-byte header and a payload::
+Segments ``NNNNNNNNNN.journal`` named by their first frame (see ``journal_frames`` for the bytes); frames are numbered
+from 1 without gaps. A tail that a crash cut off is moved aside with a warning when the journal is opened: nothing in
+it was ever forced to disk, so no verdict on it had left. Damage anywhere else is refused, because later state
+depends on it.
 
-    magic "SJ01" | sequence u64 | length u32 | crc32 of payload u32 | reserved u32 (0) | crc32 of the header u32
-
-A payload is one Arrow IPC stream with one record batch; the schema's metadata says what the frame is. Frames are
-numbered from 1 without gaps. A frame that a crash cut off at the end is moved aside with a warning when the journal
-is opened; damage anywhere before the last frame is refused, because later accepted events depend on it.
+Appending and forcing to disk are apart, so that a batch costs one ``fsync`` (decision 0013), and threads that wait
+for the disk at the same time share it. A full disk refuses an append whole and takes later ones once there is room.
+After a failed ``fsync`` nobody knows what is on disk: what was not yet safe is cut off and the journal takes nothing
+more; the process has to be restarted.
 """
 
 from __future__ import annotations
 
-import fcntl
 import logging
 import os
-import struct
-import zlib
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+import threading
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from types import TracebackType
+from typing import Any
 
-import pyarrow as pa
+from member_node.streams.durable import sync_directory, sync_file, write_all
+from member_node.streams.journal_frames import (
+    CLOSED,
+    CONTINUED,
+    FRAME,
+    HEADER_BYTES,
+    MAX_DRAFTS,
+    MAX_PAYLOAD,
+    MAX_SCHEMAS,
+    Draft,
+    Frame,
+    SchemaTable,
+    frame_parts,
+    header,
+    plain_rows,
+)
+from member_node.streams.journal_segments import (
+    JournalError,
+    JournalReport,
+    Scan,
+    Segment,
+    create_segment,
+    hold,
+    read_chain,
+    read_frames,
+    segment_path,
+    verify,
+)
+
+__all__ = ["Draft", "Frame", "Journal", "JournalError", "JournalReport", "verify"]
 
 LOGGER = logging.getLogger(__name__)
-MAGIC = b"SJ01"
-FILE_NAME = "events.journal"
-MAX_PAYLOAD = 1 << 30
-_HEADER = struct.Struct("<4sQIIII")
-
-
-class JournalError(RuntimeError):
-    """The journal cannot be used as it is; the message names the file, the place and what to do."""
-
-
-@dataclass(frozen=True)
-class Frame:
-    """One frame: its number, what it is (``kind``), small facts about it, and its rows."""
-
-    sequence: int
-    kind: str
-    facts: Mapping[str, str]
-    rows: pa.RecordBatch
-
-
-@dataclass(frozen=True)
-class Draft:
-    """A frame yet to be appended."""
-
-    kind: str
-    rows: pa.RecordBatch
-    facts: Mapping[str, str] = field(default_factory=dict)
+SEGMENT_BYTES = 128 * 2**20
+RESERVE_BYTES = 16 * 2**20
 
 
 class Journal:
-    """Appends and replays frames. One process at a time may hold a journal open."""
+    """Appends and replays frames; thread safe. One process at a time may hold a journal open."""
 
-    def __init__(self, directory: Path) -> None:
-        """Open or create the journal below ``directory``; raises :class:`JournalError`."""
+    def __init__(
+        self, directory: Path, *, segment_bytes: int = SEGMENT_BYTES, reserve_bytes: int = RESERVE_BYTES
+    ) -> None:
+        """Open or create the journal below ``directory``; raises :class:`JournalError`.
+
+        ``segment_bytes``: a segment that has grown beyond it is followed by the next one. ``reserve_bytes``: what
+        an append leaves free on the disk for those that finish accepted work.
+        """
         directory.mkdir(parents=True, exist_ok=True)
-        self.path = directory / FILE_NAME
-        created = not self.path.exists()
-        self._file = open(self.path, "a+b", buffering=0)  # noqa: SIM115 - lives as long as the journal
+        self.directory = directory
+        self._segment_bytes, self._reserve_bytes = segment_bytes, reserve_bytes
+        self._changed = threading.Condition()
+        self._syncing = False
+        self._failure = ""
+        self._segments: list[Segment] = []
+        self._schemas = SchemaTable()
+        self._last = self._durable = self._end = self._durable_end = 0
+        self._held = hold(directory)
+        self._descriptor = -1
         try:
-            fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
-            self._file.close()
-            raise JournalError(
-                f"{self.path}: another process has this journal open; stop it first"
-            ) from error
-        try:
-            if created:
-                _sync_directory(directory)
-            self.last_sequence, self._end = self._recover()
+            self._open_segments()
         except BaseException:
-            self._file.close()
+            self._release()
             raise
 
-    def append(self, drafts: Sequence[Draft]) -> int:
-        """Write all frames and force them to disk once; the sequence of the last. All of them or none survive."""
-        if not drafts:
-            return self.last_sequence
-        sequence = self.last_sequence
-        parts: list[bytes] = []
-        for draft in drafts:
-            sequence += 1
-            payload = _payload(draft)
-            if len(payload) > MAX_PAYLOAD:
-                raise JournalError(f"a frame of {len(payload)} bytes is too large; append smaller batches")
-            parts += [_header(sequence, payload), payload]
-        content = b"".join(parts)
-        try:
-            written = 0
-            while written < len(content):
-                written += self._file.write(memoryview(content)[written:])
-            os.fsync(self._file.fileno())
-        except OSError as error:
-            # What was written in part must not stand before the next frame.
-            os.ftruncate(self._file.fileno(), self._end)
-            raise JournalError(f"{self.path}: cannot be written: {error}; nothing was accepted") from error
-        self._end += len(content)
-        self.last_sequence = sequence
-        return sequence
+    @property
+    def first_sequence(self) -> int:
+        """The oldest frame that is still held (one above the newest when there is none)."""
+        return self._segments[0].first
 
-    def frames(self) -> Iterator[Frame]:
-        """All frames from the first, checked again while they are read."""
-        with open(self.path, "rb") as file:
-            position = 0
-            expected = 1
-            while position < self._end:
-                header = _read_header(file.read(_HEADER.size))
-                if header is None or header.sequence != expected:
-                    raise self._damaged(position, expected)
-                payload = file.read(header.length)
-                if len(payload) != header.length or zlib.crc32(payload) != header.crc:
-                    raise self._damaged(position, expected)
-                yield _frame(expected, payload)
-                position += _HEADER.size + header.length
-                expected += 1
+    @property
+    def last_sequence(self) -> int:
+        """The newest frame, 0 before the first ever."""
+        return self._last
+
+    @property
+    def durable_sequence(self) -> int:
+        """The newest frame that is known to be on disk."""
+        return self._durable
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of all segments."""
+        with self._changed:
+            return self._end + sum(each.path.stat().st_size for each in self._segments[:-1])
+
+    def append(self, drafts: Sequence[Draft], *, sync: bool = True, finishing: bool = False) -> int:
+        """Write frames, all of them or none; the number of the first (``last_sequence`` for no drafts).
+
+        With ``sync`` they are on disk when this returns, with everything before them; else see :meth:`sync`. A full
+        disk refuses new frames while there is still room to finish what was accepted: frames that do so
+        (verdicts) say ``finishing``. Raises :class:`JournalError`: nothing was appended.
+        """
+        if not drafts:
+            return self._last
+        if len(drafts) > MAX_DRAFTS:
+            raise JournalError(f"{len(drafts)} frames are too many for one append: at most {MAX_DRAFTS}")
+        with self._changed:
+            self._check()
+            full = self._end >= self._segment_bytes or len(self._schemas) + len(drafts) > MAX_SCHEMAS
+            if full and self._end > HEADER_BYTES:
+                self._continue()
+            known = len(self._schemas)
+            try:
+                parts, size = self._encode(drafts)
+                self._check_room(0 if finishing else self._reserve_bytes, size)
+                write_all(self._descriptor, parts)
+            except BaseException as error:
+                self._schemas.cut(known)
+                self._cut(self._end)  # what was written in part must not stand before the next frame
+                if isinstance(error, OSError):
+                    raise JournalError(
+                        f"{self._path}: cannot be written: {error}; nothing was accepted. Free some room on this "
+                        "disk; the journal takes new frames as soon as there is"
+                    ) from error
+                raise
+            first = self._last + 1
+            self._last += len(drafts)
+            self._end += size
+        if sync:
+            self.sync()
+        return first
+
+    def sync(self) -> None:
+        """Return when everything appended so far is on disk; threads that wait together share one ``fsync``.
+
+        Raises :class:`JournalError`; what was not on disk is cut off then and the journal takes nothing more.
+        """
+        with self._changed:
+            self._check()
+            wanted = self._last
+            while self._durable < wanted:
+                if self._syncing:
+                    self._changed.wait()
+                    self._check()
+                else:
+                    self._sync_appended()
+
+    def frames(self, from_sequence: int = 0) -> Iterator[Frame]:
+        """All frames from a number on (default: from the first ever), checked again while they are read.
+
+        Raises :class:`JournalError` for damage, when older ones than are held are asked for, and when what should
+        come before ``from_sequence`` (a snapshot knows it) is not there.
+        """
+        wanted = max(1, from_sequence)
+        with self._changed:
+            segments, end, last = list(self._segments), self._end, self._last
+        if wanted < segments[0].first:
+            raise JournalError(
+                f"{self.directory}: frames {wanted} to {segments[0].first - 1} were retired: without a snapshot "
+                "that covers them the state cannot be rebuilt. Restore a snapshot or the segments from a copy"
+            )
+        if wanted > last + 1:
+            raise JournalError(
+                f"{self.directory}: ends with frame {last}, and a snapshot knows of frame {wanted - 1}: the end of the "
+                "journal is missing. Restore it from a copy; to go on without, remove the snapshots that know more"
+            )
+        for place, segment in enumerate(segments):
+            newest = place == len(segments) - 1
+            following = last + 1 if newest else segments[place + 1].first
+            if following > wanted:
+                yield from read_frames(segment, following, end if newest else None, wanted)
+
+    def retire(self, before_sequence: int) -> int:
+        """Remove segments all of whose frames are older than ``before_sequence``; the bytes freed.
+
+        The newest segment always stays. Raises :class:`JournalError`.
+        """
+        freed = 0
+        with self._changed:
+            self._check()
+            try:
+                while len(self._segments) > 1 and self._segments[1].first <= before_sequence:
+                    size = self._segments[0].path.stat().st_size
+                    self._segments[0].path.unlink()  # oldest first: a crash leaves a journal without a hole
+                    del self._segments[0]
+                    freed += size
+                if freed:
+                    sync_directory(self.directory)
+            except OSError as error:
+                raise JournalError(f"{self.directory}: old segments cannot be removed: {error}") from error
+        return freed
 
     def close(self) -> None:
-        """Release the file and its lock."""
-        self._file.close()
+        """Force everything to disk, mark the journal as closed and release it; harmless a second time."""
+        with self._changed:
+            while self._syncing:
+                self._changed.wait()
+            if self._descriptor < 0:
+                return
+            try:
+                if not self._failure and self._end != self._marked_end:
+                    os.fdatasync(self._descriptor)
+                    write_all(self._descriptor, [header(CLOSED, self._last, self._last)])
+                    os.fdatasync(self._descriptor)
+            except OSError as error:
+                LOGGER.warning("%s: could not be marked as closed: %s", self._path, error)
+            finally:
+                self._release()
 
     def __enter__(self) -> Journal:
         return self
@@ -131,107 +228,162 @@ class Journal:
     ) -> None:
         self.close()
 
-    def _damaged(self, position: int, sequence: int) -> JournalError:
-        return JournalError(
-            f"{self.path}: frame {sequence} at byte {position} is damaged and valid frames follow it; "
-            "restore the file from a copy, later state depends on it"
-        )
+    @property
+    def _path(self) -> Path:
+        return self._segments[-1].path
 
-    def _recover(self) -> tuple[int, int]:
-        size = os.fstat(self._file.fileno()).st_size
-        position, sequence = 0, 0
-        with open(self.path, "rb") as file:
-            while position < size:
-                file.seek(position)
-                header = _read_header(file.read(_HEADER.size))
-                end = position + _HEADER.size + (header.length if header else 0)
-                if header is None or header.sequence != sequence + 1 or end > size:
-                    break
-                if zlib.crc32(file.read(header.length)) != header.crc:
-                    break
-                position, sequence = end, sequence + 1
-            if position < size:
-                file.seek(position)
-                rest = file.read()
-                if _has_later_frame(rest, sequence + 1):
-                    raise self._damaged(position, sequence + 1)
-                self._move_aside(rest, position, sequence + 1)
-        return sequence, position
+    def _check(self) -> None:
+        if self._descriptor < 0:
+            raise JournalError(f"{self.directory}: the journal is closed")
+        if self._failure:
+            raise JournalError(self._failure)
 
-    def _move_aside(self, rest: bytes, position: int, sequence: int) -> None:
-        torn = self.path.with_name(f"{FILE_NAME}.torn-{sequence}")
-        torn.write_bytes(rest)
-        os.ftruncate(self._file.fileno(), position)
-        os.fsync(self._file.fileno())
+    def _encode(self, drafts: Sequence[Draft]) -> tuple[list[Any], int]:
+        parts: list[Any] = []
+        size = 0
+        for number, draft in enumerate(drafts):
+            rows = draft.rows
+            schema = self._schemas.number_of(rows.schema)
+            if schema is None:
+                rows = plain_rows(rows)
+                schema = self._schemas.number_of(rows.schema)
+            introduces = schema is None
+            if schema is None:
+                schema = self._schemas.add(rows.schema)
+            payload, length, trailer = frame_parts(draft, rows, introduces)
+            if length > MAX_PAYLOAD:
+                raise JournalError(f"a frame of {length} bytes is too large; append smaller batches")
+            start = header(
+                FRAME,
+                self._last + 1 + number,
+                self._durable,
+                schema=schema,
+                remaining=len(drafts) - 1 - number,
+                length=length,
+            )
+            parts += [start, *payload, trailer]
+            size += len(start) + length + len(trailer)
+        return parts, size
+
+    def _check_room(self, reserve: int, size: int) -> None:
+        if reserve:
+            disk = os.fstatvfs(self._descriptor)
+            free = disk.f_bavail * disk.f_frsize
+            if free < reserve + size:
+                raise JournalError(
+                    f"{self._path}: only {free} bytes are free on this disk and {reserve} are kept to finish what "
+                    "was accepted; nothing was accepted. Free some room: the journal goes on by itself"
+                )
+
+    def _cut(self, end: int) -> None:
+        try:
+            os.ftruncate(self._descriptor, end)
+        except OSError as error:
+            raise self._fail(error) from error
+
+    def _fail(self, error: OSError) -> JournalError:
+        """Stop for good, with nothing in the file that was not safe: it might seem safe to the next start."""
+        with self._changed:
+            self._failure = (
+                f"{self._path}: the disk did not take what was written ({error}); frames {self._durable + 1} to "
+                f"{self._last} were not accepted. Check the disk and restart the member node"
+            )
+            try:
+                os.ftruncate(self._descriptor, self._durable_end)
+            except OSError as again:
+                self._failure += f" (nor could they be cut off: {again})"
+            LOGGER.critical("%s", self._failure)
+            return JournalError(self._failure)
+
+    def _sync_appended(self) -> None:
+        """One ``fsync`` for what everybody has appended by now; the lock is free while the disk works."""
+        reached, end, path = self._last, self._end, self._path
+        descriptor = os.dup(self._descriptor)  # a new segment may take its place meanwhile
+        self._syncing = True
+        self._changed.release()
+        try:
+            os.fdatasync(descriptor)
+        except OSError as error:
+            raise self._fail(error) from error
+        finally:
+            self._changed.acquire()
+            os.close(descriptor)
+            self._syncing = False
+            self._changed.notify_all()
+        if reached > self._durable:
+            self._durable = reached
+            if path == self._path:
+                self._durable_end = end
+
+    def _continue(self) -> None:
+        """Start the next segment. The mark that says so is written last: until then the old one is the newest."""
+        try:
+            os.fdatasync(self._descriptor)
+        except OSError as error:
+            raise self._fail(error) from error
+        self._durable, self._durable_end = self._last, self._end
+        following = Segment(segment_path(self.directory, self._last + 1), self._last + 1)
+        try:
+            descriptor = create_segment(following)
+            try:
+                write_all(self._descriptor, [header(CONTINUED, self._last, self._last)])
+                os.fdatasync(self._descriptor)
+            except OSError:
+                os.close(descriptor)
+                following.path.unlink()
+                raise
+        except OSError as error:
+            self._cut(self._end)
+            raise JournalError(
+                f"{following.path}: the next segment cannot be started: {error}; nothing was accepted. Free some room "
+                "on this disk; the journal takes new frames as soon as there is"
+            ) from error
+        os.close(self._descriptor)
+        self._segments.append(following)
+        self._take(descriptor, HEADER_BYTES, SchemaTable())
+
+    def _take(self, descriptor: int, end: int, schemas: SchemaTable) -> None:
+        self._descriptor, self._schemas = descriptor, schemas
+        self._end = self._durable_end = end
+        self._marked_end = -1
+
+    def _open_segments(self) -> None:
+        chain = read_chain(self.directory)
+        if chain is not None and chain.unused is not None:
+            chain.unused.path.unlink()
+            sync_directory(self.directory)
+        if chain is None or not chain.segments:
+            first = Segment(segment_path(self.directory, 1), 1)
+            self._segments, self._last, self._durable = [first], 0, 0
+            self._take(create_segment(first), HEADER_BYTES, SchemaTable())
+            return
+        newest = chain.newest
+        self._segments = chain.segments
+        self._take(os.open(self._path, os.O_RDWR | os.O_APPEND), newest.end, newest.schemas)
+        if newest.torn:
+            self._move_aside(newest)
+        os.fdatasync(self._descriptor)  # a process that was killed may have left whole frames in memory only
+        self._last = self._durable = newest.last
+        if newest.closed:
+            self._marked_end = newest.end
+
+    def _move_aside(self, newest: Scan) -> None:
+        rest = os.pread(self._descriptor, newest.torn, newest.end)
+        kept = self._path.with_name(f"{self._path.name}.torn-{newest.last + 1}")
+        kept.write_bytes(rest)
+        sync_file(kept)
+        os.ftruncate(self._descriptor, newest.end)
         LOGGER.warning(
-            "%s: frame %d was cut off when the process died; its %d bytes are kept in %s. "
-            "No verdict on its events had left, they may be sent again.",
-            self.path,
-            sequence,
-            len(rest),
-            torn.name,
+            "%s: the end from frame %d on was cut off when the process or the machine died; its %d bytes are kept in "
+            "%s. No verdict on its events had left, they may be sent again.",
+            self._path,
+            newest.last + 1,
+            newest.torn,
+            kept.name,
         )
 
-
-@dataclass(frozen=True)
-class _Header:
-    sequence: int
-    length: int
-    crc: int
-
-
-def _header(sequence: int, payload: bytes) -> bytes:
-    start = struct.pack("<4sQIII", MAGIC, sequence, len(payload), zlib.crc32(payload), 0)
-    return start + struct.pack("<I", zlib.crc32(start))
-
-
-def _read_header(raw: bytes) -> _Header | None:
-    if len(raw) != _HEADER.size:
-        return None
-    magic, sequence, length, crc, reserved, check = _HEADER.unpack(raw)
-    if magic != MAGIC or reserved != 0 or length > MAX_PAYLOAD or zlib.crc32(raw[:-4]) != check:
-        return None
-    return _Header(sequence, length, crc)
-
-
-def _has_later_frame(rest: bytes, sequence: int) -> bool:
-    """Whether a whole frame with a number above ``sequence`` starts somewhere in ``rest``."""
-    place = rest.find(MAGIC, 1)
-    while place >= 0:
-        header = _read_header(rest[place : place + _HEADER.size])
-        if header is not None and header.sequence > sequence:
-            payload = rest[place + _HEADER.size : place + _HEADER.size + header.length]
-            if len(payload) == header.length and zlib.crc32(payload) == header.crc:
-                return True
-        place = rest.find(MAGIC, place + 1)
-    return False
-
-
-def _payload(draft: Draft) -> bytes:
-    facts = {
-        "subrosa.kind": draft.kind,
-        **{f"subrosa.fact.{key}": value for key, value in draft.facts.items()},
-    }
-    rows = draft.rows.replace_schema_metadata(facts)
-    sink = pa.BufferOutputStream()
-    with pa.ipc.new_stream(sink, rows.schema) as writer:
-        writer.write_batch(rows)
-    content: bytes = sink.getvalue().to_pybytes()
-    return content
-
-
-def _frame(sequence: int, payload: bytes) -> Frame:
-    with pa.ipc.open_stream(payload) as reader:
-        rows = reader.read_next_batch()
-    metadata = {key.decode(): value.decode() for key, value in (rows.schema.metadata or {}).items()}
-    prefix = "subrosa.fact."
-    facts = {key.removeprefix(prefix): value for key, value in metadata.items() if key.startswith(prefix)}
-    return Frame(sequence, metadata.get("subrosa.kind", ""), facts, rows.replace_schema_metadata(None))
-
-
-def _sync_directory(directory: Path) -> None:
-    descriptor = os.open(directory, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+    def _release(self) -> None:
+        if self._descriptor >= 0:
+            os.close(self._descriptor)
+            self._descriptor = -1
+        os.close(self._held)

@@ -5,6 +5,11 @@ event_id = "TRANSACTION_ID"
 time = "TX_DATETIME"
 amount = "TX_AMOUNT"
 customer = "CUSTOMER_ID"       # any entity of the schema; "channel" may be a column too
+correction = "IS_CORRECTION"   # optional: 0 or 1; 1 replaces the event of the same id
+device_components = "DEVICE"   # optional: a JSON object of fingerprint components
+
+[numbers]                      # optional: further numeric attributes that features and rules may read
+latitude = "TX_LATITUDE"       # name (an identifier) = "file column"
 
 [types]                        # optional: "integer" or "text" for event_id and entities
 customer = "integer"           # (default: integers where the file holds integers, text otherwise)
@@ -51,17 +56,19 @@ import numpy as np
 from numpy.typing import NDArray
 
 from governance.indicators import Kind
+from member_node.streams.events import CORRECTION, DEVICE_COMPONENTS, is_number_name
 from scoring.schema import CHANNELS, ENTITIES
 from scoring.series import utc_day
 
 REQUIRED = ("event_id", "time", "amount")
-FIELDS = (*REQUIRED, "channel", *ENTITIES)
+FIELDS = (*REQUIRED, "channel", CORRECTION, DEVICE_COMPONENTS, *ENTITIES)
 TYPES = ("integer", "text")
 UNITS = {"s": 1_000_000, "ms": 1_000, "us": 1}
 _QUARTER_HOUR_US = 900_000_000
 _HOUR_US = 3_600_000_000
 _TABLES: dict[str, type | None] = {
     "columns": str,
+    "numbers": str,
     "types": str,
     "constants": str,
     "channels": str,
@@ -82,12 +89,15 @@ class MappingError(ValueError):
 class StreamMapping:
     """A checked mapping. ``columns``: schema field -> file column. Empty strings where the file has no such part.
 
+    ``numbers``: further numeric attribute -> file column.
+
     ``channels``: the file's lower-case word -> the schema's; ``indicators``: entity -> kind; ``label_delay_days``:
     days after which a transaction's label is known; ``evaluation``: free for reports.
     """
 
     name: str
     columns: Mapping[str, str]
+    numbers: Mapping[str, str] = field(default_factory=dict)
     types: Mapping[str, str] = field(default_factory=dict)
     channel: str = ""
     currency: str = ""
@@ -138,6 +148,13 @@ def _offset_us(zone: zoneinfo.ZoneInfo, quarter: int) -> int:
     return round(offset.total_seconds() * 1_000_000)
 
 
+def channel_words(mapping: StreamMapping) -> dict[str, int]:
+    """Every lower-case word for a channel, the mapping's own among them, and its code."""
+    codes = {word.replace("-", "_"): int(channel) for word, channel in CHANNELS.items()}
+    codes |= {word: int(channel) for word, channel in CHANNELS.items()}
+    return codes | {word: int(CHANNELS[meaning]) for word, meaning in mapping.channels.items()}
+
+
 def load_mapping(path: Path) -> StreamMapping:
     """Read and check a mapping file; raises :class:`MappingError`."""
     try:
@@ -159,6 +176,9 @@ def parse_mapping(text: str, *, name: str, source: str = "mapping") -> StreamMap
         if required not in columns:
             raise MappingError(f'{source}: [columns] needs {required} = "file column"')
     _known(columns, FIELDS, "columns", source)
+    for number in tables["numbers"]:
+        if not is_number_name(number):
+            raise MappingError(f"{source}: [numbers] {number!r} must be an identifier that is no other field")
     _known(tables["types"], ("event_id", *ENTITIES), "types", source)
     _known(tables["constants"], ("channel", "currency"), "constants", source)
     _known(tables["time"], ("zone", "unit"), "time", source)
@@ -200,6 +220,7 @@ def parse_mapping(text: str, *, name: str, source: str = "mapping") -> StreamMap
     return StreamMapping(
         name=name,
         columns=columns,
+        numbers=tables["numbers"],
         types=tables["types"],
         channel=channel,
         currency=tables["constants"].get("currency", ""),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -76,3 +77,28 @@ def features(size: Size = 200_000, times: Times = 3, as_json: AsJson = False) ->
     from sandbox.bench.features import bench_features
 
     _show(bench_features, size, times, as_json)
+
+
+@app.command()
+def scoring(size: Size = 400_000, times: Times = 3, as_json: AsJson = False) -> None:
+    """The whole scoring pipeline: features, lists, model, rules, journal and history, batches and single events."""
+    from sandbox.bench.scoring import bench_scoring
+
+    _show(bench_scoring, size, times, as_json)
+
+
+@app.command()
+def plot(
+    files: Annotated[
+        list[Path], typer.Argument(help="Results that --json printed.", exists=True, dir_okay=False)
+    ],
+    out: Annotated[Path, typer.Option(dir_okay=False, help="SVG file to write.")],
+    kind: Annotated[str, typer.Option(help="throughput, latency or parts (of one result).")] = "throughput",
+) -> None:
+    """Draw results as a picture for the documentation."""
+    from sandbox.bench.plots import ResultError, draw
+
+    try:
+        out.write_text(draw(kind, [each.read_text(encoding="utf-8") for each in files]), encoding="utf-8")
+    except (OSError, ResultError, UnicodeDecodeError) as error:
+        raise typer.BadParameter(str(error)) from error

@@ -1,52 +1,98 @@
-"""The feature engine: a seeded card stream in batches, beside DuckDB's window query over the same rows at once."""
+"""The feature engine beside DuckDB, river and PyFlink on the same windows; a hot key; bytes an entity costs."""
 
 from __future__ import annotations
 
-import importlib.util
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
+from numpy.typing import NDArray
 
-from sandbox.bench.result import Bar, BenchResult, repeat
+from sandbox.bench import feature_peers
+from sandbox.bench.feature_state import Stalls, bytes_held, stalls_of_a_hot_key, stalls_of_told_windows
+from sandbox.bench.result import Bar, BenchResult
 from scoring.features.engine import FeatureEngine
 from scoring.features.spec import parse_spec
-from scoring.schema import Channel, transaction_batch
+from scoring.schema import Channel, TransactionBatch, transaction_batch
 
 BATCH = 4096
 CUSTOMERS = 5_000
+EVENTS_PER_DAY = 9_600
 SECONDS_PER_DAY = 86_400
 WINDOWS_DAYS = (1, 7, 30)
-# Three windows with count, mean and standard deviation per customer, as both sides compute them.
+HOT_EVENTS = 1_000_000
+# Three windows with count, mean and standard deviation per customer, as every side computes them.
 SPEC = "\n".join(
     f'[[feature]]\nname = "{what}_{days}d"\nentity = "customer"\naggregation = "{what}"\nwindow = "{days}d"\n'
     + ("" if what == "count" else 'value = "amount"\n')
     for days in WINDOWS_DAYS
     for what in ("count", "mean", "std")
 )
-QUERY = "SELECT " + ", ".join(
-    f"{what} OVER (PARTITION BY customer ORDER BY seconds RANGE BETWEEN {days * SECONDS_PER_DAY - 1} PRECEDING"
-    f" AND CURRENT ROW) AS {name}_{days}d"
-    for days in WINDOWS_DAYS
-    for name, what in (("count", "count(*)"), ("mean", "avg(amount)"), ("std", "stddev_pop(amount)"))
-)
 
 
-def bench_features(size: int, times: int) -> BenchResult:
-    """``size`` events over 60 days, one thread for the engine; DuckDB is given two."""
+@dataclass(frozen=True, eq=False)
+class Stream:
+    """Payments in order of time: seconds int64 [n], customer int64 [n], amount float64 [n]."""
+
+    seconds: NDArray[np.int64]
+    customer: NDArray[np.int64]
+    amount: NDArray[np.float64]
+
+    def __len__(self) -> int:
+        return len(self.seconds)
+
+    def table(self) -> pa.Table:
+        return pa.table({"seconds": self.seconds, "customer": self.customer, "amount": self.amount})
+
+    def batches(self) -> list[TransactionBatch]:
+        parts = (slice(start, start + BATCH) for start in range(0, len(self), BATCH))
+        return [
+            transaction_batch(
+                event_id=np.arange(part.start, min(part.stop, len(self))),
+                time_us=self.seconds[part] * 1_000_000,
+                amount=self.amount[part],
+                channel=Channel.CARD,
+                entities={"customer": self.customer[part]},
+            )
+            for part in parts
+        ]
+
+
+def seeded_stream(size: int) -> Stream:
+    """A stream of the handbook's shape: 5,000 customers with 9,600 payments a day between them."""
     random = np.random.default_rng(1)
-    seconds = np.sort(random.integers(0, 60 * SECONDS_PER_DAY, size))
-    customer = random.integers(0, CUSTOMERS, size)
-    amount = random.gamma(2.0, 30.0, size)
-    batches = [
-        transaction_batch(
-            event_id=np.arange(start, min(start + BATCH, size)),
-            time_us=seconds[start : start + BATCH] * 1_000_000,
-            amount=amount[start : start + BATCH],
-            channel=Channel.CARD,
-            entities={"customer": customer[start : start + BATCH]},
-        )
-        for start in range(0, size, BATCH)
-    ]
+    days = max(1, size // EVENTS_PER_DAY)
+    return Stream(
+        np.sort(random.integers(0, days * SECONDS_PER_DAY, size)),
+        random.integers(0, CUSTOMERS, size),
+        random.gamma(2.0, 30.0, size),
+    )
+
+
+def handbook_stream(path: Path, size: int) -> Stream:
+    """The first ``size`` rows of the handbook's Parquet file (TX_DATETIME, CUSTOMER_ID, TX_AMOUNT)."""
+    import pyarrow.parquet as parquet
+
+    table = parquet.read_table(path, columns=["TX_DATETIME", "CUSTOMER_ID", "TX_AMOUNT"])
+    table = table.sort_by("TX_DATETIME").slice(0, size)
+    seconds: Any = table["TX_DATETIME"].to_numpy().astype("datetime64[s]").astype(np.int64)
+    return Stream(
+        seconds,
+        table["CUSTOMER_ID"].to_numpy().astype(np.int64),
+        table["TX_AMOUNT"].to_numpy().astype(np.float64),
+    )
+
+
+def bench_features(size: int, times: int, events: Path | None = None) -> BenchResult:
+    """``size`` events in batches of 4,096; one thread for the engine, two for DuckDB.
+
+    ``events``: the handbook's file instead of the seeded stream. Rounds of the engine and of DuckDB alternate, so
+    that a machine that slows down slows both. river and PyFlink, where installed, get the first rows.
+    """
+    stream = seeded_stream(size) if events is None else handbook_stream(events, size)
+    batches = stream.batches()
     spec = parse_spec(SPEC)
 
     def engine() -> None:
@@ -54,31 +100,35 @@ def bench_features(size: int, times: int) -> BenchResult:
         for batch in batches:
             own.update(batch)
 
-    whole = repeat(engine, items=size, times=times)
-    if importlib.util.find_spec("duckdb") is None:
-        return BenchResult(
-            "features", size, whole, notes={"peers": "duckdb is not installed (it is in the extra dev)"}
-        )
-    rate = _duckdb(pa.table({"seconds": seconds, "customer": customer, "amount": amount}), times)
+    own, duckdb = feature_peers.alternate(
+        engine, feature_peers.duckdb_query(stream.table(), WINDOWS_DAYS), len(stream), times
+    )
+    peers = {"duckdb": duckdb.per_second}
+    bars = [Bar("engine / DuckDB's batch window query", own.per_second / duckdb.per_second, 1.0)]
+    notes = {}
+    for name, rate in feature_peers.slow_peers(stream.table(), WINDOWS_DAYS).items():
+        if isinstance(rate, str):
+            notes[name] = rate
+        else:
+            peers[name] = rate
+            bars.append(Bar(f"engine / {name}", own.per_second / rate, 20.0))
+    hot = stalls_of_a_hot_key(HOT_EVENTS)
+    told = stalls_of_told_windows()
+    bars += [
+        _stall_bar("one customer with 1,000,000 events", hot),
+        _stall_bar("distinct, entropy, quantiles", told),
+    ]
     return BenchResult(
         name="features",
-        size=size,
-        timing=whole,
-        peers={"duckdb": rate},
-        bars=(Bar("engine / DuckDB's batch window query", whole.per_second / rate, 1.0),),
-        notes={
-            "peers": "river and PyFlink are measured where they are installed, which this version does not do"
-        },
+        size=len(stream),
+        timing=own,
+        peers=peers,
+        bars=tuple(bars),
+        notes=notes | {"hot key": hot.text, "hot key, told": told.text, "memory": bytes_held().text},
     )
 
 
-def _duckdb(events: pa.Table, times: int) -> float:
-    """Rows a second of DuckDB's window query over all of ``events`` at once."""
-    import duckdb
-
-    with duckdb.connect(config={"threads": 2}) as database:
-        database.register("events", events)
-        query = f"{QUERY} FROM events"
-        return repeat(
-            lambda: database.sql(query).to_arrow_table(), items=events.num_rows, times=times
-        ).per_second
+def _stall_bar(what: str, stalls: Stalls) -> Bar:
+    return Bar(
+        f"worst stall, ms of processor time: {what}", float(stalls.processor_ms.max()), 5.0, at_most=True
+    )

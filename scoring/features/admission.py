@@ -15,7 +15,8 @@ import numba
 import numpy as np
 from numpy.typing import NDArray
 
-from scoring.features.index import KeyIndex, grow
+from scoring.features.index import KeyIndex
+from scoring.features.pool import Pool
 
 _NEVER = -(1 << 62)
 _WATERMARK, _SEQUENCE, _HEAD, _TAIL, _UNMATCHED = 0, 1, 2, 3, 4
@@ -75,10 +76,10 @@ class Admission:
         self._correction_us = correction_us
         self._retention_us = max(retention_us, correction_us)
         self._index = KeyIndex()
-        self._time = np.full(64, _NEVER, np.int64)
-        self._sequence = np.zeros(64, np.int64)
-        self._fraud = np.zeros(64, np.bool_)
-        self._following = np.full(64, -1, np.int32)
+        self._time = Pool((), np.int64, fill=_NEVER)
+        self._sequence = Pool((), np.int64)
+        self._fraud = Pool((), np.bool_)
+        self._following = Pool((), np.int32)
         self._meta = np.array([_NEVER, 0, -1, -1, 0], np.int64)
 
     def __len__(self) -> int:
@@ -102,8 +103,8 @@ class Admission:
 
     @property
     def nbytes(self) -> int:
-        arrays = (self._time, self._sequence, self._fraud, self._following)
-        return self._index.nbytes + sum(array.nbytes for array in arrays)
+        pools = (self._time, self._sequence, self._fraud, self._following)
+        return self._index.nbytes + sum(pool.nbytes for pool in pools)
 
     def admit(
         self,
@@ -117,7 +118,8 @@ class Admission:
     ) -> Admitted:
         """Decide every row in turn; outcomes (sorted by ``known_us``) apply before the first row at or after them."""
         record = self._index.resolve(np.where(valid, ids, np.uint64(0)))
-        self._lengthen()
+        for pool in (self._time, self._sequence, self._fraud, self._following):
+            pool.grow(self._index.bound)
         outcome_record = self._index.find(outcome_ids)
         n, m = len(ids), len(outcome_ids)
         result = Admitted(
@@ -135,10 +137,10 @@ class Admission:
             0,
         )
         consumed, changes = _admit(
-            self._time,
-            self._sequence,
-            self._fraud,
-            self._following,
+            self._time.array,
+            self._sequence.array,
+            self._fraud.array,
+            self._following.array,
             self._meta,
             np.array([self._lateness_us, self._correction_us], np.int64),
             time_us,
@@ -159,7 +161,7 @@ class Admission:
             result.change_sequence,
             result.change_fraud,
         )
-        unused = record[(record >= 0) & (self._time[np.maximum(record, 0)] == _NEVER)]
+        unused = record[(record >= 0) & (self._time.array[np.maximum(record, 0)] == _NEVER)]
         if len(unused):
             self._index.remove(np.unique(unused))
         return Admitted(
@@ -183,7 +185,7 @@ class Admission:
 
     def forget(self, budget: int) -> int:
         """Drop at most ``budget`` records that can matter no more, oldest arrivals first; how many were dropped."""
-        freed = _expire(self._time, self._following, self._meta, self._retention_us, budget)
+        freed = _expire(self._time.array, self._following.array, self._meta, self._retention_us, budget)
         if len(freed):
             self._index.remove(freed)
         return len(freed)
@@ -192,10 +194,10 @@ class Admission:
         """Copies of all arrays, enough for ``restore``."""
         bound = self.bound
         arrays = {f"index.{name}": array for name, array in self._index.state().items()}
-        arrays["time"] = self._time[:bound].copy()
-        arrays["sequence"] = self._sequence[:bound].copy()
-        arrays["fraud"] = self._fraud[:bound].copy()
-        arrays["following"] = self._following[:bound].copy()
+        arrays["time"] = self._time.array[:bound].copy()
+        arrays["sequence"] = self._sequence.array[:bound].copy()
+        arrays["fraud"] = self._fraud.array[:bound].copy()
+        arrays["following"] = self._following.array[:bound].copy()
         arrays["meta"] = self._meta.copy()
         return arrays
 
@@ -203,18 +205,11 @@ class Admission:
         self._index.restore(
             {k.removeprefix("index."): v for k, v in arrays.items() if k.startswith("index.")}
         )
-        self._time = arrays["time"].copy()
-        self._sequence = arrays["sequence"].copy()
-        self._fraud = arrays["fraud"].copy()
-        self._following = arrays["following"].copy()
+        self._time = Pool.of(arrays["time"], fill=_NEVER)
+        self._sequence = Pool.of(arrays["sequence"])
+        self._fraud = Pool.of(arrays["fraud"])
+        self._following = Pool.of(arrays["following"])
         self._meta = arrays["meta"].copy()
-
-    def _lengthen(self) -> None:
-        used, bound = len(self._time), self._index.bound
-        if grow(self._time, bound):
-            self._time[used:] = _NEVER
-        for array in (self._sequence, self._fraud, self._following):
-            grow(array, len(self._time))
 
 
 @_compiled

@@ -1,7 +1,7 @@
 """From 64-bit keys to dense slots: linear hashing (Litwin 1980), which grows one bucket at a time.
 
 An open-addressing table that doubles would stop the stream for as long as it takes to rehash twenty million
-entities; here an insertion splits at most one bucket, and NumPy's in-place ``resize`` moves page tables, not data.
+entities; here an insertion splits at most one bucket, and the pools do not move.
 """
 
 from __future__ import annotations
@@ -13,7 +13,11 @@ import numba
 import numpy as np
 from numpy.typing import NDArray
 
+from scoring.features.pool import Pool
+from scoring.features.prefetch import prefetch
+
 _GROWTH = 1 << 15
+_AHEAD = 8  # keys looked ahead: a chain's head has come from memory when its slot is asked for
 _BUMP, _FREE, _COUNT, _BUCKETS = 0, 1, 2, 3
 
 _Function = TypeVar("_Function", bound=Callable[..., Any])
@@ -39,9 +43,9 @@ class KeyIndex:
     """Dense slot numbers (int32, reused after ``remove``) for non-zero uint64 keys."""
 
     def __init__(self) -> None:
-        self._heads = np.full(64, -1, np.int32)
-        self._keys = np.zeros(64, np.uint64)
-        self._next = np.full(64, -1, np.int32)
+        self._heads = Pool((), np.int32, fill=-1)
+        self._keys = Pool((), np.uint64)
+        self._next = Pool((), np.int32, fill=-1)
         self._meta = np.array([0, -1, 0, 64], np.int64)
 
     def __len__(self) -> int:
@@ -58,62 +62,100 @@ class KeyIndex:
 
     def resolve(self, keys: NDArray[np.uint64]) -> NDArray[np.int32]:
         """Slots int32 [n], created where the key is new; -1 for key 0."""
-        grow(self._keys, int(self._meta[_BUMP]) + len(keys))
-        grow(self._next, int(self._meta[_BUMP]) + len(keys))
-        grow(self._heads, int(self._meta[_BUCKETS]) + len(keys))
-        return _resolve(self._heads, self._keys, self._next, self._meta, keys)
+        self._keys.grow(int(self._meta[_BUMP]) + len(keys))
+        self._next.grow(int(self._meta[_BUMP]) + len(keys))
+        self._heads.grow(int(self._meta[_BUCKETS]) + len(keys))
+        return _resolve(self._heads.array, self._keys.array, self._next.array, self._meta, keys)
 
     def find(self, keys: NDArray[np.uint64]) -> NDArray[np.int32]:
         """Slots int32 [n]; -1 where the key is unknown."""
-        return _find(self._heads, self._keys, self._next, self._meta, keys)
+        return _find(self._heads.array, self._keys.array, self._next.array, self._meta, keys)
 
     def remove(self, slots: NDArray[np.int32]) -> None:
         """Forget the keys of these slots (each in use, none twice)."""
-        _remove(self._heads, self._keys, self._next, self._meta, slots)
+        _remove(self._heads.array, self._keys.array, self._next.array, self._meta, slots)
 
     def state(self) -> dict[str, NDArray[Any]]:
         """Copies of the arrays, enough for ``restore``."""
         bound, buckets = self.bound, int(self._meta[_BUCKETS])
         return {
-            "heads": self._heads[:buckets].copy(),
-            "keys": self._keys[:bound].copy(),
-            "next": self._next[:bound].copy(),
+            "heads": self._heads.array[:buckets].copy(),
+            "keys": self._keys.array[:bound].copy(),
+            "next": self._next.array[:bound].copy(),
             "meta": self._meta.copy(),
         }
 
     def restore(self, state: dict[str, NDArray[Any]]) -> None:
-        self._heads = state["heads"].copy()
-        self._keys = state["keys"].copy()
-        self._next = state["next"].copy()
+        self._heads = Pool.of(state["heads"], fill=-1)
+        self._keys = Pool.of(state["keys"])
+        self._next = Pool.of(state["next"], fill=-1)
         self._meta = state["meta"].copy()
 
 
 @_compiled
-def _bucket(key: np.uint64, buckets: int) -> int:
-    # finaliser of SplitMix64 (Steele, Lea, Flood 2014): neighbouring integers must not share a bucket's neighbours
+def _mixed(key: np.uint64) -> np.uint64:
+    """Finaliser of SplitMix64 (Steele, Lea, Flood 2014): neighbouring integers must not share a bucket's neighbours."""
     h = key
     h ^= h >> np.uint64(30)
     h *= np.uint64(0xBF58476D1CE4E5B9)
     h ^= h >> np.uint64(27)
     h *= np.uint64(0x94D049BB133111EB)
     h ^= h >> np.uint64(31)
-    power = 64
-    while power < buckets:
-        power *= 2
-    place = np.int64(h & np.uint64(power - 1))
-    if place >= buckets:
-        place -= power // 2
-    return int(place)
+    return h
+
+
+@_compiled
+def _bucket(mixed: np.uint64, buckets: int) -> int:
+    mask = buckets - 1  # to the next power of two, less one
+    mask |= mask >> 1
+    mask |= mask >> 2
+    mask |= mask >> 4
+    mask |= mask >> 8
+    mask |= mask >> 16
+    place = np.int64(mixed) & mask
+    return int(place if place < buckets else place & (mask >> 1))
 
 
 @_compiled
 def _look(
-    heads: NDArray[np.int32], keys: NDArray[np.uint64], chain: NDArray[np.int32], buckets: int, key: np.uint64
+    heads: NDArray[np.int32],
+    keys: NDArray[np.uint64],
+    chain: NDArray[np.int32],
+    buckets: int,
+    key: np.uint64,
+    mixed: np.uint64,
 ) -> int:
-    slot = heads[_bucket(key, buckets)]
+    slot = heads[_bucket(mixed, buckets)]
     while slot >= 0 and keys[slot] != key:
         slot = chain[slot]
     return int(slot)
+
+
+@_compiled
+def _mix_all(wanted: NDArray[np.uint64]) -> NDArray[np.uint64]:
+    mixed = np.empty(len(wanted), np.uint64)
+    for i in range(len(wanted)):
+        mixed[i] = _mixed(wanted[i])
+    return mixed
+
+
+@_compiled
+def _fetch(
+    heads: NDArray[np.int32],
+    keys: NDArray[np.uint64],
+    chain: NDArray[np.int32],
+    buckets: int,
+    mixed: NDArray[np.uint64],
+    i: int,
+) -> None:
+    """Ask for what the keys after ``i`` will read."""
+    if i + 2 * _AHEAD < len(mixed):
+        prefetch(heads.ctypes.data + 4 * _bucket(mixed[i + 2 * _AHEAD], buckets))
+    if i + _AHEAD < len(mixed):
+        slot = heads[_bucket(mixed[i + _AHEAD], buckets)]
+        if slot >= 0:
+            prefetch(keys.ctypes.data + 8 * slot)
+            prefetch(chain.ctypes.data + 4 * slot)
 
 
 @_compiled
@@ -131,7 +173,7 @@ def _split(
     heads[source] = -1
     while slot >= 0:
         following = chain[slot]
-        place = _bucket(keys[slot], buckets + 1)
+        place = _bucket(_mixed(keys[slot]), buckets + 1)
         chain[slot] = heads[place]
         heads[place] = slot
         slot = following
@@ -146,12 +188,14 @@ def _resolve(
     wanted: NDArray[np.uint64],
 ) -> NDArray[np.int32]:
     slots = np.empty(len(wanted), np.int32)
+    mixed = _mix_all(wanted)
     for i in range(len(wanted)):
+        _fetch(heads, keys, chain, meta[_BUCKETS], mixed, i)
         key = wanted[i]
         if key == 0:
             slots[i] = -1
             continue
-        slot = _look(heads, keys, chain, meta[_BUCKETS], key)
+        slot = _look(heads, keys, chain, meta[_BUCKETS], key, mixed[i])
         if slot < 0:
             slot = meta[_FREE]
             if slot >= 0:
@@ -161,7 +205,7 @@ def _resolve(
                 meta[_BUMP] += 1
             meta[_COUNT] += 1
             keys[slot] = key
-            place = _bucket(key, meta[_BUCKETS])
+            place = _bucket(mixed[i], meta[_BUCKETS])
             chain[slot] = heads[place]
             heads[place] = slot
             if meta[_COUNT] > meta[_BUCKETS]:
@@ -179,8 +223,11 @@ def _find(
     wanted: NDArray[np.uint64],
 ) -> NDArray[np.int32]:
     slots = np.empty(len(wanted), np.int32)
+    mixed = _mix_all(wanted)
     for i in range(len(wanted)):
-        slots[i] = -1 if wanted[i] == 0 else _look(heads, keys, chain, meta[_BUCKETS], wanted[i])
+        _fetch(heads, keys, chain, meta[_BUCKETS], mixed, i)
+        found = _look(heads, keys, chain, meta[_BUCKETS], wanted[i], mixed[i])
+        slots[i] = -1 if wanted[i] == 0 else found
     return slots
 
 
@@ -193,8 +240,13 @@ def _remove(
     slots: NDArray[np.int32],
 ) -> None:
     for i in range(len(slots)):
+        if i + 2 * _AHEAD < len(slots):
+            prefetch(keys.ctypes.data + 8 * slots[i + 2 * _AHEAD])
+            prefetch(chain.ctypes.data + 4 * slots[i + 2 * _AHEAD])
+        if i + _AHEAD < len(slots):
+            prefetch(heads.ctypes.data + 4 * _bucket(_mixed(keys[slots[i + _AHEAD]]), meta[_BUCKETS]))
         slot = slots[i]
-        place = _bucket(keys[slot], meta[_BUCKETS])
+        place = _bucket(_mixed(keys[slot]), meta[_BUCKETS])
         here = heads[place]
         if here == slot:
             heads[place] = chain[slot]

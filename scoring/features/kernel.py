@@ -1,10 +1,29 @@
 """Numba kernels over one entity kind: every entity's events in a B+ tree of pooled arrays with cached aggregates.
 
 An entity's tree holds its events by (time, arrival). Leaves are runs of 4, 16 or 64 slots; inner nodes have up to 32
-children; every node caches, per lane, (count, sum, M2, last time). A window is the merge of O(32 levels) cached
-states and two partly covered leaves, so nothing is ever subtracted, a late event or a correction is as local as a
-new one, and no event waits for the size of its entity. The shape is that of FiBA (Tangwongsan, Hirzel, Schneider
-2019) with wide leaves for the cache lines.
+children; every node caches a state per *lane*. A lane is a value column (or none, or a pair, or a category) seen
+through a filter, and its state has only the parts that some feature needs:
+
+    count, sum                      always (no sum in a lane without values)
+    M2 .. M6                        sums of powers about the mean (Chan, Golub, LeVeque 1979; Pebay 2008)
+    extremes                        least and greatest value
+    clock, ends                     times, values of the first and the last event
+    runs                            strictly rising and falling runs: at the start, at the end, the longest
+    trend                           mean age, its M2 and its co-moment with the value; ages are from the last event
+
+States of neighbouring stretches of time combine into that of both, so a window is the combination of O(32 levels)
+cached states and two partly covered leaves. Nothing is ever subtracted from a float, a late event or a correction is
+as local as a new one, and no event waits for the size of its entity. The shape is that of FiBA (Tangwongsan, Hirzel,
+Schneider 2019) with wide leaves for the cache lines.
+
+Three aggregations do not combine. Distinct values, entropy and quantiles are exact, by a scan, while a window has at
+most SCAN events with a value. Beyond, distinct values are estimated by HyperLogLog (Flajolet and others 2007; 2^11
+registers in inner nodes of at least SKETCH_FROM events; standard error 1.04 / sqrt(2^11) = 2.3 %; estimator of Ertl
+2017), entropy and quantiles from SAMPLE events, one drawn from each of SAMPLE equal shares of the window in order of
+time, by hash of the row's place in arrival order. A quantile's rank is then off by more than e with probability at
+most 2 exp(-2 SAMPLE e^2) (Hoeffding 1963; e = 0.05: 7e-5); entropy over m categories has a bias of at most
+log(1 + (m - 1) / SAMPLE), before the Miller-Madow term, and a deviation of at most log(SAMPLE) / sqrt(SAMPLE)
+(Paninski 2003).
 
 What an entity's tree looks like depends on its own events alone, not on batches or shards: results are bit-identical
 however a stream is cut.
@@ -25,58 +44,70 @@ from typing import Any, TypeVar, cast
 
 import numba
 import numpy as np
-from numba.core import cgutils, types
-from numba.np.arrayobj import make_array, populate_array
+from numba.core import types
 from numpy.typing import NDArray
+
+from scoring.features.prefetch import prefetch
 
 LEAF = 64
 FANOUT = 32
 DEPTH = 16
+SCAN = 4096  # events with a value that a window may have for an exact distinct count, entropy or quantile
+SAMPLE_BITS = 11
+SAMPLE = 1 << SAMPLE_BITS  # events drawn where it has more
+REGISTER_BITS = 11
+REGISTERS = 1 << REGISTER_BITS
+SKETCH_FROM = 1024  # events from which an inner node keeps registers
 
-# Entries of the table: state (SLOT_ per event, NODE_ per chunk of events or of nodes, ENTITY_ and ENTITY_OF per entity
-# and per event record) ...
+# Entries of the table: state ...
 (
-    SLOT_TIME,
-    SLOT_SEQUENCE,
-    SLOT_VALUE,  # [slot, value column]
-    SLOT_FLAGS,  # bit b: passes filter b; bit 0 always
-    SLOT_KEY,  # [slot, key column] for distinct
-    NODE_LEVEL,  # 0: leaf
-    NODE_LENGTH,
-    NODE_ROOM,  # slots of a leaf's run
-    NODE_START,  # first slot, or first place in CHILD
-    NODE_FIRST_TIME,
-    NODE_FIRST_SEQUENCE,  # of a freed node: the next one in its list
-    NODE_LAST_TIME,
-    NODE_LAST_SEQUENCE,
-    NODE_STATE,  # [node, lane, (count, sum, M2, last time)]
+    SLOT,  # words of 8 bytes; a run of R slots: R times, R sequences, [R flags], then R of each value and key column
+    NODE,  # [node, NODE_WORDS] words: see below
     CHILD,
+    SKETCH_OF,  # a node's block in SKETCH, or -1
+    SKETCH,  # [block, distinct count, register]
     ENTITY_ROOT,  # -1: no events, -2: no owner
     ENTITY_OF,  # -1: the record's event is not in this pool
     META,
-) = range(18)
+) = range(8)
 # ... the plan: lanes are what nodes cache; a group is one (delay, exclude_current) pair, its windows ascend in width;
-# a telling is what a distinct count tells apart ...
+# a telling is what a distinct count, an entropy or a quantile of a group collects; an absent part's offset is -1 ...
 (
-    LANE_VALUE,  # value column, -1: count only
+    LANE_VALUE,  # value column, -1: none
+    LANE_SECOND,  # second value column, -1: none
+    LANE_KEY,  # key column of a category, -1: none
     LANE_BIT,
-    LANE_SPREAD,  # whether M2 is kept
-    LANE_PLAIN,  # no filter and no missing values
+    LANE_PLAIN,  # no filter and no missing values: every event counts
+    LANE_RICH,  # has parts beyond count, sum and M2
+    LANE_AT,  # where its state begins, in floats
+    LANE_SIZE,
+    LANE_ORDER,  # highest power sum: 1 to 6 (0: count only)
+    LANE_EXTREMES,
+    LANE_CLOCK,
+    LANE_ENDS,
+    LANE_LAST_SECOND,
+    LANE_RUNS,
+    LANE_TREND,
+    SKETCH_LANE,  # the lane that each distinct count's registers follow
     GROUP_DELAY,
     GROUP_EXCLUDE,
     GROUP_WINDOWS,  # [groups + 1] offsets into WINDOW_WIDTH
     GROUP_LANES,  # [groups + 1] offsets into LANES_USED
     LANES_USED,
     GROUP_TELLINGS,  # [groups + 1] offsets into TELLING_*
-    TELLING_KEY,
-    TELLING_BIT,
+    TELLING_LANE,
+    TELLING_SKETCH,  # place in SKETCH_LANE, -1: no distinct count
+    TELLING_DRAWN,  # whether an entropy or a quantile is wanted
     WINDOW_WIDTH,
     WINDOW_FEATURES,  # [windows + 1] offsets into FEATURE_*
     FEATURE_KIND,
-    FEATURE_LANE,  # lane, or telling for distinct
+    FEATURE_LANE,
+    FEATURE_TELLING,  # place among its group's, -1: none
+    FEATURE_PARAMETER,  # power of a moment, q of a quantile
     FEATURE_COLUMN,
     FEATURE_EMPTY,
-) = range(18, 36)
+    COUNT_LOGS,  # [SCAN + 1] c log c
+) = range(8, 42)
 # ... the batch (see admission.Admitted) ...
 (
     ROW_ENTITY,  # slot of the entity, or MISSING_ENTITY, FOREIGN_ENTITY
@@ -96,64 +127,88 @@ DEPTH = 16
     CHANGE_SEQUENCE,
     CHANGE_FRAUD,
     OUT,  # [row, feature]
-) = range(36, 53)
+) = range(42, 59)
 # ... and room to work in.
-PATH_NODE, PATH_PLACE, STACK, STATE, COUNTS, SEEN_KEY, SEEN_MARK, SCALARS = range(53, 61)
-TABLE = 61
+(
+    PATH_NODE,
+    PATH_PLACE,
+    CURSOR,  # [4, DEPTH]: starts and places of a walk over a group's windows, and of one within it
+    QUERY,  # the state of every lane
+    SCRATCH,  # two states of one lane
+    PICKED_VALUE,  # [LEAF] values, second values and times of the events of one leaf that a lane counts
+    PICKED_SECOND,
+    PICKED_TIME,
+    TELLING_COUNT,  # keys or values collected
+    TELLING_MARK,
+    TELLING_TIME,  # how far back a telling has come
+    TELLING_SEQUENCE,
+    TELLING_BEGUN,  # whether it has registers
+    SEEN_KEY,  # [telling, 2 SCAN]: an open-addressed set
+    SEEN_MARK,  # mark << 16 | count
+    SEEN_PLACE,  # [telling, SCAN]: where its keys are
+    TOLD_VALUE,  # [telling, SCAN]
+    RANKED,  # [SCAN] to select in
+    TOLD_REGISTER,  # [telling, register]
+    DRAW,  # state of the drawing at hand
+    SCALARS,
+) = range(59, 80)
+TABLE = 80
 
+# words of a node, before its state
+FIRST_TIME, FIRST_SEQUENCE, LAST_TIME, LAST_SEQUENCE, PLACE, STATE = range(6)
+# PLACE is start << 24 | level << 16 | room << 8 | length; FIRST_SEQUENCE of a freed node is the next one in its list
 # entries of META: tops of the pools, heads of the lists of free room, what is in use, and where the sweep stands
-SLOT_BUMP, NODE_BUMP, CHILD_BUMP, FREE_NODE, FREE_CHILD, GARBAGE, FREE_4, FREE_16, FREE_64 = range(9)
-LIVE_SLOTS, LIVE_NODES, HAND = 9, 10, 11
-META_LENGTH = 12
+SLOT_BUMP, NODE_BUMP, CHILD_BUMP, SKETCH_BUMP = range(4)
+FREE_NODE, FREE_CHILD, FREE_SKETCH, GARBAGE, FREE_4, FREE_16, FREE_64 = range(4, 11)
+LIVE_SLOTS, LIVE_NODES, HAND = range(11, 14)
+META_LENGTH = 14
 # entries of SCALARS: widths, lengths and settings
-FRAUD_COLUMN, RETENTION, VALUES, KEYS, LANES, GROUPS, TELLINGS, COLUMNS = range(8)
-ROWS, CHANGES, SLOTS, NODES, CHILDREN, SEEN, MARK = range(8, 15)
-SCALARS_LENGTH = 15
+FRAUD_COLUMN, RETENTION, VALUES, KEYS, LANES, GROUPS, SKETCHES, COLUMNS = range(8)
+SLOT_WORDS, NODE_WORDS, FLAG_FIELD, VALUE_FIELD, KEY_FIELD, TOTAL_LANE, ORDERED = range(8, 15)
+ROWS, CHANGES, SLOTS, NODES, CHILDREN, BLOCKS = range(15, 21)
+SCALARS_LENGTH = 21
+# entries of DRAW
+_PASSED, _DRAWN, _RANK, _TOTAL, _SEED = range(5)
+DRAW_LENGTH = 5
 
 # a row needs at most this much fresh room
 SPARE_SLOTS = 4 * LEAF
 SPARE_NODES = 4 * DEPTH
-DONE, MORE_ROOM, MORE_SEEN = range(3)
-COUNT, SUM, MEAN, VARIANCE, STD, RATE, DISTINCT, SINCE = range(8)
+DONE, MORE_ROOM = range(2)
+(COUNT, SUM, MEAN, VARIANCE, STD, SINCE_LAST, SINCE_FIRST) = range(7)
+(SKEWNESS, KURTOSIS, MOMENT, MIN, MAX, RANGE) = range(7, 13)
+(FIRST, LAST, RUN_UP, RUN_DOWN, LONGEST_UP, LONGEST_DOWN, SLOPE, VELOCITY) = range(13, 21)
+(DISTINCT, ENTROPY, QUANTILE) = range(21, 24)
 MISSING_ENTITY, FOREIGN_ENTITY = -1, -2
+RUNS = 6  # floats of the part: rising start, end, longest; falling start, end, longest
 _END = (1 << 63) - 1
-_NO_TIME = -1.0e300
+_COLLECT, _REGISTER, _DRAW = range(3)
+_EARTH_KM = 6371.0088  # mean radius of WGS-84 (IUGG 1980)
+_US_PER_HOUR = 3.6e9
 
 _Function = TypeVar("_Function", bound=Callable[..., Any])
 
 
 def _compiled(function: _Function) -> _Function:
     """A helper that only kernels call (and are cached with): no wrapper for callers in Python, no cache of its own."""
-    options = {"nogil": True, "no_cpython_wrapper": True, "no_cfunc_wrapper": True}
+    options = {"nogil": True, "no_cpython_wrapper": True, "no_cfunc_wrapper": True, "error_model": "numpy"}
     return cast(_Function, cast(Any, numba.njit)(**options)(function))
 
 
 def _entry(function: _Function) -> _Function:
-    return cast(_Function, numba.njit(cache=True, nogil=True)(function))
+    return cast(_Function, numba.njit(cache=True, nogil=True, error_model="numpy")(function))
 
 
 # ---- views of the table -------------------------------------------------------------------------------------------
 
 
 def _view_of(dtype: Any) -> Any:
-    """A Numba function (address) -> endless one-dimensional array there, without an owner to be counted."""
+    """A Numba function (address) -> pointer there: indexed without bounds, owner or wrap-around."""
+    kind = types.CPointer(dtype)
 
     def typed(context: Any, address: Any) -> Any:
-        kind = types.Array(dtype, 1, "C")
-
         def make(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-            view = make_array(kind)(context, builder)
-            size = context.get_abi_sizeof(context.get_data_type(dtype))
-            length = context.get_constant(types.intp, 1 << 48)
-            populate_array(
-                view,
-                data=builder.inttoptr(arguments[0], view.data.type),
-                shape=cgutils.pack_array(builder, [length]),
-                strides=cgutils.pack_array(builder, [context.get_constant(types.intp, size)]),
-                itemsize=context.get_constant(types.intp, size),
-                meminfo=None,
-            )
-            return view._getvalue()
+            return builder.inttoptr(arguments[0], context.get_value_type(kind))
 
         return kind(types.int64), make
 
@@ -164,7 +219,6 @@ _floats = _view_of(types.float64)
 _longs = _view_of(types.int64)
 _keys = _view_of(types.uint64)
 _ints = _view_of(types.int32)
-_levels = _view_of(types.int8)
 _bytes = _view_of(types.uint8)
 
 
@@ -189,13 +243,78 @@ def _i4(at: int, entry: int) -> NDArray[np.int32]:
 
 
 @_compiled
-def _i1(at: int, entry: int) -> NDArray[np.int8]:
-    return _levels(_longs(at)[entry])
+def _u1(at: int, entry: int) -> NDArray[np.uint8]:
+    return _bytes(_longs(at)[entry])
 
 
 @_compiled
-def _u1(at: int, entry: int) -> NDArray[np.uint8]:
-    return _bytes(_longs(at)[entry])
+def _scalar(at: int, entry: int) -> int:
+    return _i8(at, SCALARS)[entry]
+
+
+@_compiled
+def _node(at: int, node: int) -> int:
+    """Address of a node's words."""
+    return _longs(at)[NODE] + 8 * node * _scalar(at, NODE_WORDS)
+
+
+@_compiled
+def _place(at: int, node: int) -> int:
+    return _longs(_node(at, node))[PLACE]
+
+
+@_compiled
+def _start(place: int) -> int:
+    return place >> 24
+
+
+@_compiled
+def _level(place: int) -> int:
+    return (place >> 16) & 255
+
+
+@_compiled
+def _room(place: int) -> int:
+    return (place >> 8) & 255
+
+
+@_compiled
+def _length(place: int) -> int:
+    return place & 255
+
+
+@_compiled
+def _field(at: int, place: int, field: int) -> int:
+    """Address of one field of a leaf's slots."""
+    return _longs(at)[SLOT] + 8 * (_start(place) * _scalar(at, SLOT_WORDS) + field * _room(place))
+
+
+@_compiled
+def _times(at: int, place: int) -> NDArray[np.int64]:
+    return _longs(_field(at, place, 0))
+
+
+@_compiled
+def _sequences(at: int, place: int) -> NDArray[np.int64]:
+    return _longs(_field(at, place, 1))
+
+
+@_compiled
+def _node_lane(at: int, node: int, lane: int) -> int:
+    """Address of a node's cached state of a lane."""
+    return _node(at, node) + 8 * (STATE + _i4(at, LANE_AT)[lane])
+
+
+@_compiled
+def _query_lane(at: int, lane: int) -> int:
+    """Address of the state of a lane in the query at hand."""
+    return _longs(at)[QUERY] + 8 * _i4(at, LANE_AT)[lane]
+
+
+@_compiled
+def _scratch(at: int, which: int) -> int:
+    """Address of one of the two spare states."""
+    return _longs(at)[SCRATCH] + 8 * which * 32
 
 
 # ---- lists of free room -------------------------------------------------------------------------------------------
@@ -208,12 +327,12 @@ def _free_list(room: int) -> int:
 
 @_compiled
 def _take_run(at: int, room: int) -> int:
+    """First slot of a free run; the run's first word links the free list."""
     meta = _i8(at, META)
-    slot_time = _i8(at, SLOT_TIME)
     head = _free_list(room)
     start = meta[head]
     if start >= 0:
-        meta[head] = slot_time[start]
+        meta[head] = _i8(at, SLOT)[start * _scalar(at, SLOT_WORDS)]
         return start
     start = meta[SLOT_BUMP]
     meta[SLOT_BUMP] += room
@@ -222,61 +341,53 @@ def _take_run(at: int, room: int) -> int:
 
 @_compiled
 def _free_run(at: int, start: int, room: int) -> None:
-    slot_time = _i8(at, SLOT_TIME)
     meta = _i8(at, META)
     head = _free_list(room)
-    slot_time[start] = meta[head]
+    _i8(at, SLOT)[start * _scalar(at, SLOT_WORDS)] = meta[head]
     meta[head] = start
 
 
 @_compiled
 def _new_node(at: int, level: int, room: int) -> int:
     meta = _i8(at, META)
-    node_first_sequence = _i8(at, NODE_FIRST_SEQUENCE)
-    node_level = _i1(at, NODE_LEVEL)
-    node_length = _i4(at, NODE_LENGTH)
-    node_room = _i4(at, NODE_ROOM)
-    node_start = _i8(at, NODE_START)
     child = _i4(at, CHILD)
     node = meta[FREE_NODE]
     if node >= 0:
-        meta[FREE_NODE] = node_first_sequence[node]
+        meta[FREE_NODE] = _longs(_node(at, node))[FIRST_SEQUENCE]
     else:
         node = meta[NODE_BUMP]
         meta[NODE_BUMP] += 1
     meta[LIVE_NODES] += 1
-    node_level[node] = level
-    node_length[node] = 0
-    node_room[node] = room
     if level == 0:
-        node_start[node] = _take_run(at, room)
+        start = _take_run(at, room)
     else:
-        block = meta[FREE_CHILD]
-        if block >= 0:
-            meta[FREE_CHILD] = child[block]
+        start = meta[FREE_CHILD]
+        if start >= 0:
+            meta[FREE_CHILD] = child[start]
         else:
-            block = meta[CHILD_BUMP]
+            start = meta[CHILD_BUMP]
             meta[CHILD_BUMP] += FANOUT
-        node_start[node] = block
+    _longs(_node(at, node))[PLACE] = (start << 24) | (level << 16) | (room << 8)
+    if _scalar(at, SKETCHES) > 0:
+        _i4(at, SKETCH_OF)[node] = -1
     return node
 
 
 @_compiled
 def _free_node(at: int, node: int) -> None:
-    node_level = _i1(at, NODE_LEVEL)
-    node_start = _i8(at, NODE_START)
-    node_room = _i4(at, NODE_ROOM)
     meta = _i8(at, META)
-    node_length = _i4(at, NODE_LENGTH)
     child = _i4(at, CHILD)
-    node_first_sequence = _i8(at, NODE_FIRST_SEQUENCE)
-    if node_level[node] == 0:
-        _free_run(at, node_start[node], node_room[node])
-        meta[LIVE_SLOTS] -= node_length[node]
+    words = _longs(_node(at, node))
+    place = words[PLACE]
+    if _level(place) == 0:
+        _free_run(at, _start(place), _room(place))
+        meta[LIVE_SLOTS] -= _length(place)
     else:
-        child[node_start[node]] = meta[FREE_CHILD]
-        meta[FREE_CHILD] = node_start[node]
-    node_first_sequence[node] = meta[FREE_NODE]
+        child[_start(place)] = meta[FREE_CHILD]
+        meta[FREE_CHILD] = _start(place)
+        if _scalar(at, SKETCHES) > 0:
+            _free_sketch(at, node)
+    words[FIRST_SEQUENCE] = meta[FREE_NODE]
     meta[FREE_NODE] = node
     meta[LIVE_NODES] -= 1
 
@@ -284,209 +395,699 @@ def _free_node(at: int, node: int) -> None:
 @_compiled
 def _discard(at: int, node: int) -> None:
     """Give a whole subtree to the garbage list in constant time."""
-    node_first_sequence = _i8(at, NODE_FIRST_SEQUENCE)
     meta = _i8(at, META)
-    node_first_sequence[node] = meta[GARBAGE]
+    _longs(_node(at, node))[FIRST_SEQUENCE] = meta[GARBAGE]
     meta[GARBAGE] = node
 
 
 @_compiled
-def _collect(at: int, budget: int) -> int:
+def _collect_garbage(at: int, budget: int) -> int:
     """Free at most ``budget`` nodes of the garbage list; how many."""
     meta = _i8(at, META)
-    node_first_sequence = _i8(at, NODE_FIRST_SEQUENCE)
-    node_level = _i1(at, NODE_LEVEL)
-    node_length = _i4(at, NODE_LENGTH)
     child = _i4(at, CHILD)
-    node_start = _i8(at, NODE_START)
     done = 0
     while done < budget and meta[GARBAGE] >= 0:
         node = meta[GARBAGE]
-        meta[GARBAGE] = node_first_sequence[node]
-        if node_level[node] > 0:
-            for j in range(node_length[node]):
-                _discard(at, child[node_start[node] + j])
+        words = _longs(_node(at, node))
+        meta[GARBAGE] = words[FIRST_SEQUENCE]
+        place = words[PLACE]
+        if _level(place) > 0:
+            for j in range(_length(place)):
+                _discard(at, child[_start(place) + j])
         _free_node(at, node)
         done += 1
     return done
 
 
-# ---- aggregates ---------------------------------------------------------------------------------------------------
+# ---- states -------------------------------------------------------------------------------------------------------
 
 
 @_compiled
-def _merge(into: int, count: float, total: float, m2: float, last: float, spread: int) -> None:
-    """Merge a state into the four floats at address ``into`` (Chan, Golub, LeVeque 1979)."""
-    if count == 0.0:
-        return
-    state = _floats(into)
-    have = state[0]
-    if have == 0.0:
-        state[0] = count
-        state[1] = total
-        state[2] = m2
-        state[3] = last
-        return
-    if spread:
-        difference = total / count - state[1] / have
-        state[2] += m2 + difference * difference * (have * (count / (have + count)))
-    state[0] = have + count
-    state[1] += total
-    if last > state[3]:
-        state[3] = last
-
-
-@_compiled
-def _clear(into: int) -> None:
+def _clear(at: int, lane: int, into: int) -> None:
+    """The empty state: a count of zero says that nothing else in it is meant."""
     state = _floats(into)
     state[0] = 0.0
-    state[1] = 0.0
-    state[2] = 0.0
-    state[3] = _NO_TIME
+    if _i4(at, LANE_ORDER)[lane] > 0:
+        state[1] = 0.0
+        if _i4(at, LANE_ORDER)[lane] > 1:
+            state[2] = 0.0
 
 
 @_compiled
-def _node_lane(at: int, node: int, lane: int) -> int:
-    """Address of a node's cached state of a lane."""
-    return _longs(at)[NODE_STATE] + 32 * (node * _i8(at, SCALARS)[LANES] + lane)
+def _copy_state(at: int, lane: int, source: int, into: int) -> None:
+    a = _floats(source)
+    b = _floats(into)
+    for j in range(_i4(at, LANE_SIZE)[lane]):
+        b[j] = a[j]
 
 
 @_compiled
-def _query_lane(at: int, lane: int) -> int:
-    """Address of the state of a lane in the query at hand."""
-    return _longs(at)[STATE] + 32 * lane
+def _combine_plain(at: int, lane: int, count: float, total: float, m2: float, into: int) -> None:
+    """Merge (count, sum, M2) into a lane that has no other parts (Chan, Golub, LeVeque 1979)."""
+    if count == 0.0:
+        return
+    order = _i4(at, LANE_ORDER)[lane]
+    state = _floats(into)
+    have = state[0]
+    state[0] = have + count
+    if order == 0:
+        return
+    if order > 1:
+        if have == 0.0:
+            state[2] = m2
+        else:
+            difference = total * have - state[1] * count  # of the means, times both counts: one division
+            state[2] += m2 + difference * difference / (have * count * (have + count))
+    state[1] += total
 
 
 @_compiled
-def _sum(at: int, column: int, low: int, high: int) -> float:
-    """Sum of a value column over slots, in four chains so that additions need not wait for each other."""
-    values = _i8(at, SCALARS)[VALUES]
-    slot_value = _f8(at, SLOT_VALUE)
-    a = b = c = d = 0.0
-    place = low * values + column
-    whole = (high - low) // 4
-    for _ in range(whole):
-        a += slot_value[place]
-        b += slot_value[place + values]
-        c += slot_value[place + 2 * values]
-        d += slot_value[place + 3 * values]
-        place += 4 * values
-    for _ in range(high - low - 4 * whole):
-        a += slot_value[place]
-        place += values
-    return (a + b) + (c + d)
+def _combine(at: int, lane: int, older: int, newer: int, into: int) -> None:
+    """The state of two neighbouring stretches of time; ``into`` may be one of them."""
+    a = _floats(older)
+    b = _floats(newer)
+    state = _floats(into)
+    if a[0] == 0.0:
+        if into != newer:
+            _copy_state(at, lane, newer, into)
+        return
+    if b[0] == 0.0:
+        if into != older:
+            _copy_state(at, lane, older, into)
+        return
+    have = a[0]
+    count = b[0]
+    both = have + count
+    order = _i4(at, LANE_ORDER)[lane]
+    difference = 0.0
+    if order > 0:
+        difference = b[1] / count - a[1] / have
+        for power in range(order, 2, -1):
+            _combine_power(a, b, state, power, difference)
+        if order > 1:
+            state[2] = a[2] + b[2] + difference * difference * (have * (count / both))
+    part = _i4(at, LANE_TREND)[lane]
+    if part >= 0:
+        clock = _i4(at, LANE_CLOCK)[lane]
+        age = a[part] + (
+            b[clock + 1] - a[clock + 1]
+        )  # mean age of the older, from the last event of the newer
+        apart = age - b[part]
+        weight = have * (count / both)
+        state[part + 2] = a[part + 2] + b[part + 2] - apart * difference * weight
+        state[part + 1] = a[part + 1] + b[part + 1] + apart * apart * weight
+        state[part] = b[part] + apart * (have / both)
+    part = _i4(at, LANE_EXTREMES)[lane]
+    if part >= 0:
+        state[part] = min(a[part], b[part])
+        state[part + 1] = max(a[part + 1], b[part + 1])
+    part = _i4(at, LANE_RUNS)[lane]
+    if part >= 0:
+        ends = _i4(at, LANE_ENDS)[lane]
+        last = a[ends + 1]
+        first = b[ends]
+        _combine_runs(a, b, state, part, last < first, have, count)
+        _combine_runs(a, b, state, part + 3, last > first, have, count)
+    part = _i4(at, LANE_CLOCK)[lane]
+    if part >= 0:
+        state[part] = a[part]
+        state[part + 1] = b[part + 1]
+    part = _i4(at, LANE_ENDS)[lane]
+    if part >= 0:
+        state[part] = a[part]
+        state[part + 1] = b[part + 1]
+    part = _i4(at, LANE_LAST_SECOND)[lane]
+    if part >= 0:
+        state[part] = b[part]
+    if order > 0:
+        state[1] = a[1] + b[1]
+    state[0] = both
 
 
 @_compiled
-def _merge_slots(at: int, lane: int, low: int, high: int, into: int) -> None:
-    """Merge the events of slots [low, high) into a lane: two passes, so the spread is about their own mean."""
-    lane_value = _i4(at, LANE_VALUE)
-    lane_bit = _i4(at, LANE_BIT)
-    lane_spread = _u1(at, LANE_SPREAD)
-    slot_flags = _i8(at, SLOT_FLAGS)
-    slot_time = _i8(at, SLOT_TIME)
-    slot_value = _f8(at, SLOT_VALUE)
-    values = _i8(at, SCALARS)[VALUES]
-    column = lane_value[lane]
-    bit = lane_bit[lane]
-    spread = lane_spread[lane]
-    count = 0.0
-    total = 0.0
-    last = -1
+def _combine_power(
+    a: NDArray[np.float64], b: NDArray[np.float64], state: NDArray[np.float64], power: int, difference: float
+) -> None:
+    """M_power of both: binomial expansion about the common mean (Pebay 2008, equation 2.1)."""
+    both = a[0] + b[0]
+    shift_a = -difference * (b[0] / both)
+    shift_b = difference * (a[0] / both)
+    total = a[power] + b[power]
+    choose = 1.0
+    raised_a = 1.0
+    raised_b = 1.0
+    for k in range(1, power - 1):
+        choose = choose * (power - k + 1) / k
+        raised_a *= shift_a
+        raised_b *= shift_b
+        total += choose * (raised_a * a[power - k] + raised_b * b[power - k])
+    state[power] = total + (a[0] * (raised_a * shift_a * shift_a) + b[0] * (raised_b * shift_b * shift_b))
+
+
+@_compiled
+def _combine_runs(
+    a: NDArray[np.float64],
+    b: NDArray[np.float64],
+    state: NDArray[np.float64],
+    part: int,
+    joined: bool,
+    have: float,
+    count: float,
+) -> None:
+    start = a[part]
+    end = b[part + 1]
+    longest = max(a[part + 2], b[part + 2])
+    if joined:
+        longest = max(longest, a[part + 1] + b[part])
+        if start == have:
+            start = have + b[part]
+        if end == count:
+            end = count + a[part + 1]
+    state[part] = start
+    state[part + 1] = end
+    state[part + 2] = longest
+
+
+@_compiled
+def _row_counts(at: int, i: int, lane: int) -> bool:
+    """Whether a lane counts row ``i``."""
+    if (_i8(at, ROW_FLAGS)[i] >> _i4(at, LANE_BIT)[lane]) & 1 == 0:
+        return False
+    key = _i4(at, LANE_KEY)[lane]
+    if key >= 0 and _u8(at, ROW_KEY)[i * _scalar(at, KEYS) + key] == np.uint64(0):
+        return False
+    x = _row_value(at, i, _i4(at, LANE_VALUE)[lane])
+    y = _row_value(at, i, _i4(at, LANE_SECOND)[lane])
+    return x == x and y == y
+
+
+@_compiled
+def _row_value(at: int, i: int, column: int) -> float:
     if column < 0:
-        for slot in range(low, high):
-            if (slot_flags[slot] >> bit) & 1:
-                count += 1.0
-                last = slot
-        if last >= 0:
-            _merge(into, count, 0.0, 0.0, float(slot_time[last]), spread)
-        return
-    if _u1(at, LANE_PLAIN)[lane] and not spread:
-        if high > low:
-            total = _sum(at, column, low, high)
-            _merge(into, float(high - low), total, 0.0, float(slot_time[high - 1]), spread)
-        return
-    for slot in range(low, high):
-        x = slot_value[slot * values + column]
-        if (slot_flags[slot] >> bit) & 1 and x == x:
-            count += 1.0
-            total += x
-            last = slot
-    m2 = 0.0
-    if spread and count > 1.0:
-        mean = total / count
-        for slot in range(low, high):
-            x = slot_value[slot * values + column]
-            if (slot_flags[slot] >> bit) & 1 and x == x:
-                m2 += (x - mean) * (x - mean)
-    if last >= 0:
-        _merge(into, count, total, m2, float(slot_time[last]), spread)
+        return 0.0
+    if column == _scalar(at, FRAUD_COLUMN):
+        return 1.0 if _u1(at, ROW_FRAUD)[i] else 0.0
+    return _f8(at, ROW_VALUE)[i * _scalar(at, VALUES) + column]
 
 
 @_compiled
-def _merge_row(at: int, i: int, lane: int, into: int) -> None:
-    """Merge row ``i`` itself into a lane."""
-    row_flags = _i8(at, ROW_FLAGS)
-    lane_bit = _i4(at, LANE_BIT)
-    lane_value = _i4(at, LANE_VALUE)
-    row_fraud = _u1(at, ROW_FRAUD)
-    fraud_column = _i8(at, SCALARS)[FRAUD_COLUMN]
-    row_value = _f8(at, ROW_VALUE)
-    row_time = _i8(at, ROW_TIME)
-    lane_spread = _u1(at, LANE_SPREAD)
-    if (row_flags[i] >> lane_bit[lane]) & 1 == 0:
+def _single(at: int, lane: int, time: int, x: float, y: float, into: int) -> None:
+    """The state of one event."""
+    state = _floats(into)
+    for j in range(_i4(at, LANE_SIZE)[lane]):
+        state[j] = 0.0
+    state[0] = 1.0
+    if _i4(at, LANE_ORDER)[lane] > 0:
+        state[1] = x
+    part = _i4(at, LANE_EXTREMES)[lane]
+    if part >= 0:
+        state[part] = x
+        state[part + 1] = x
+    part = _i4(at, LANE_CLOCK)[lane]
+    if part >= 0:
+        state[part] = float(time)
+        state[part + 1] = float(time)
+    part = _i4(at, LANE_ENDS)[lane]
+    if part >= 0:
+        state[part] = x
+        state[part + 1] = x
+    part = _i4(at, LANE_LAST_SECOND)[lane]
+    if part >= 0:
+        state[part] = y
+    part = _i4(at, LANE_RUNS)[lane]
+    if part >= 0:
+        for j in range(RUNS):
+            state[part + j] = 1.0
+
+
+@_compiled
+def _append_row(at: int, i: int, lane: int, into: int) -> None:
+    """Add row ``i``, newer than all in it, to a lane's state."""
+    if not _row_counts(at, i, lane):
         return
-    column = lane_value[lane]
-    x = 0.0
+    x = _row_value(at, i, _i4(at, LANE_VALUE)[lane])
+    if not _u1(at, LANE_RICH)[lane]:
+        _combine_plain(at, lane, 1.0, x, 0.0, into)
+        return
+    one = _scratch(at, 0)
+    y = _row_value(at, i, _i4(at, LANE_SECOND)[lane])
+    _single(at, lane, _i8(at, ROW_TIME)[i], x, y, one)
+    _combine(at, lane, into, one, into)
+
+
+# ---- scans of a leaf ----------------------------------------------------------------------------------------------
+
+
+@_compiled
+def _sum(values: int, count: int) -> float:
+    """Sum of ``count`` floats at an address, in eight chains so that additions need not wait for each other."""
+    x = _floats(values)
+    a = b = c = d = e = f = g = h = 0.0
+    j = 0
+    while j + 8 <= count:
+        a += x[j]
+        b += x[j + 1]
+        c += x[j + 2]
+        d += x[j + 3]
+        e += x[j + 4]
+        f += x[j + 5]
+        g += x[j + 6]
+        h += x[j + 7]
+        j += 8
+    total = ((a + e) + (c + g)) + ((b + f) + (d + h))
+    while j < count:
+        total += x[j]
+        j += 1
+    return total
+
+
+@_compiled
+def _spread(values: int, count: int, mean: float) -> float:
+    """Sum of squared distances from ``mean``, in eight chains."""
+    x = _floats(values)
+    a = b = c = d = e = f = g = h = 0.0
+    j = 0
+    while j + 8 <= count:
+        a += (x[j] - mean) * (x[j] - mean)
+        b += (x[j + 1] - mean) * (x[j + 1] - mean)
+        c += (x[j + 2] - mean) * (x[j + 2] - mean)
+        d += (x[j + 3] - mean) * (x[j + 3] - mean)
+        e += (x[j + 4] - mean) * (x[j + 4] - mean)
+        f += (x[j + 5] - mean) * (x[j + 5] - mean)
+        g += (x[j + 6] - mean) * (x[j + 6] - mean)
+        h += (x[j + 7] - mean) * (x[j + 7] - mean)
+        j += 8
+    total = ((a + e) + (c + g)) + ((b + f) + (d + h))
+    while j < count:
+        total += (x[j] - mean) * (x[j] - mean)
+        j += 1
+    return total
+
+
+@_compiled
+def _slot_counts(at: int, lane: int, place: int, j: int) -> bool:
+    """Whether a lane counts slot ``j`` of a leaf."""
+    field = _scalar(at, FLAG_FIELD)
+    if field >= 0 and (_longs(_field(at, place, field))[j] >> _i4(at, LANE_BIT)[lane]) & 1 == 0:
+        return False
+    column = _i4(at, LANE_KEY)[lane]
+    if column >= 0 and _longs(_field(at, place, _scalar(at, KEY_FIELD) + column))[j] == 0:
+        return False
+    column = _i4(at, LANE_VALUE)[lane]
     if column >= 0:
-        x = (
-            (1.0 if row_fraud[i] else 0.0)
-            if column == fraud_column
-            else row_value[i * _i8(at, SCALARS)[VALUES] + column]
-        )
+        x = _floats(_field(at, place, _scalar(at, VALUE_FIELD) + column))[j]
         if x != x:
+            return False
+        column = _i4(at, LANE_SECOND)[lane]
+        if column >= 0:
+            y = _floats(_field(at, place, _scalar(at, VALUE_FIELD) + column))[j]
+            return y == y
+    return True
+
+
+@_compiled
+def _pick(at: int, lane: int, place: int, low: int, high: int) -> int:
+    """Copy what a lane counts of slots [low, high) to PICKED_*; how many."""
+    value = _i4(at, LANE_VALUE)[lane]
+    flag = _scalar(at, FLAG_FIELD)
+    to_value = _f8(at, PICKED_VALUE)
+    count = 0
+    if not _u1(at, LANE_RICH)[lane] and value >= 0:
+        values = _floats(_field(at, place, _scalar(at, VALUE_FIELD) + value))
+        if flag < 0:
+            for j in range(low, high):
+                x = values[j]
+                to_value[count] = x
+                count += 1 if x == x else 0
+            return count
+        flags = _longs(_field(at, place, flag))
+        bit = _i4(at, LANE_BIT)[lane]
+        for j in range(low, high):
+            x = values[j]
+            to_value[count] = x
+            count += (flags[j] >> bit) & (1 if x == x else 0)
+        return count
+    to_second = _f8(at, PICKED_SECOND)
+    to_time = _f8(at, PICKED_TIME)
+    second = _i4(at, LANE_SECOND)[lane]
+    times = _times(at, place)
+    if _u1(at, LANE_PLAIN)[lane] and second < 0:
+        for j in range(low, high):
+            to_time[j - low] = float(times[j])
+        if value >= 0:
+            values = _floats(_field(at, place, _scalar(at, VALUE_FIELD) + value))
+            for j in range(low, high):
+                to_value[j - low] = values[j]
+        return high - low
+    for j in range(low, high):
+        if not _slot_counts(at, lane, place, j):
+            continue
+        if value >= 0:
+            to_value[count] = _floats(_field(at, place, _scalar(at, VALUE_FIELD) + value))[j]
+            if second >= 0:
+                to_second[count] = _floats(_field(at, place, _scalar(at, VALUE_FIELD) + second))[j]
+        to_time[count] = float(times[j])
+        count += 1
+    return count
+
+
+@_compiled
+def _prepend_slots(at: int, lane: int, place: int, low: int, high: int, into: int) -> None:
+    """Add slots [low, high) of a leaf, older than all in it, to a lane's state: the spread about their own mean."""
+    if high <= low:
+        return
+    value = _i4(at, LANE_VALUE)[lane]
+    order = _i4(at, LANE_ORDER)[lane]
+    rich = _u1(at, LANE_RICH)[lane]
+    if _u1(at, LANE_PLAIN)[lane] and not rich:
+        count = float(high - low)
+        if value < 0:
+            _combine_plain(at, lane, count, 0.0, 0.0, into)
             return
-    _merge(into, 1.0, x, 0.0, float(row_time[i]), lane_spread[lane])
+        values = _field(at, place, _scalar(at, VALUE_FIELD) + value) + 8 * low
+        total = _sum(values, high - low)
+        m2 = _spread(values, high - low, total / count) if order > 1 else 0.0
+        _combine_plain(at, lane, count, total, m2, into)
+        return
+    if value < 0 and not rich:
+        found = 0
+        if _i4(at, LANE_KEY)[lane] < 0:
+            flags = _longs(_field(at, place, _scalar(at, FLAG_FIELD)))
+            bit = _i4(at, LANE_BIT)[lane]
+            for j in range(low, high):
+                found += (flags[j] >> bit) & 1
+        else:
+            for j in range(low, high):
+                found += 1 if _slot_counts(at, lane, place, j) else 0
+        _combine_plain(at, lane, float(found), 0.0, 0.0, into)
+        return
+    found = _pick(at, lane, place, low, high)
+    if found == 0:
+        return
+    values = _longs(at)[PICKED_VALUE]
+    total = 0.0
+    if value >= 0:
+        total = _sum(values, found)
+    if not rich:
+        m2 = _spread(values, found, total / float(found)) if order > 1 else 0.0
+        _combine_plain(at, lane, float(found), total, m2, into)
+        return
+    one = _scratch(at, 0)
+    _picked_state(at, lane, found, total, one)
+    _combine(at, lane, one, into, into)
+
+
+@_compiled
+def _picked_state(at: int, lane: int, found: int, total: float, into: int) -> None:
+    """The state of the events in PICKED_*, ``found`` > 0, in order of time."""
+    x = _f8(at, PICKED_VALUE)
+    t = _f8(at, PICKED_TIME)
+    state = _floats(into)
+    order = _i4(at, LANE_ORDER)[lane]
+    count = float(found)
+    state[0] = count
+    mean = total / count
+    if order > 0:
+        state[1] = total
+    if order > 1:
+        state[2] = _spread(_longs(at)[PICKED_VALUE], found, mean)
+    if order > 2:
+        for power in range(3, order + 1):
+            state[power] = 0.0
+        for j in range(found):
+            d = x[j] - mean
+            raised = d * d
+            for power in range(3, order + 1):
+                raised *= d
+                state[power] += raised
+    part = _i4(at, LANE_EXTREMES)[lane]
+    if part >= 0:
+        least = x[0]
+        greatest = x[0]
+        for j in range(1, found):
+            least = min(least, x[j])
+            greatest = max(greatest, x[j])
+        state[part] = least
+        state[part + 1] = greatest
+    part = _i4(at, LANE_CLOCK)[lane]
+    if part >= 0:
+        state[part] = t[0]
+        state[part + 1] = t[found - 1]
+    part = _i4(at, LANE_ENDS)[lane]
+    if part >= 0:
+        state[part] = x[0]
+        state[part + 1] = x[found - 1]
+    part = _i4(at, LANE_LAST_SECOND)[lane]
+    if part >= 0:
+        state[part] = _f8(at, PICKED_SECOND)[found - 1]
+    part = _i4(at, LANE_RUNS)[lane]
+    if part >= 0:
+        _picked_runs(x, found, state, part, 1.0)
+        _picked_runs(x, found, state, part + 3, -1.0)
+    part = _i4(at, LANE_TREND)[lane]
+    if part >= 0:
+        ages = 0.0
+        for j in range(found):
+            ages += t[found - 1] - t[j]
+        age = ages / count
+        squares = 0.0
+        products = 0.0
+        for j in range(found):
+            apart = (t[found - 1] - t[j]) - age
+            squares += apart * apart
+            products += apart * (x[j] - mean)
+        state[part] = age
+        state[part + 1] = squares
+        state[part + 2] = products
+
+
+@_compiled
+def _picked_runs(
+    x: NDArray[np.float64], found: int, state: NDArray[np.float64], part: int, sign: float
+) -> None:
+    start = 0
+    longest = 1
+    run = 1
+    for j in range(1, found):
+        if sign * x[j] > sign * x[j - 1]:
+            run += 1
+        else:
+            if start == 0:
+                start = run
+            run = 1
+        longest = max(longest, run)
+    state[part] = float(start if start > 0 else run)
+    state[part + 1] = float(run)
+    state[part + 2] = float(longest)
+
+
+@_compiled
+def _refresh_lane(at: int, node: int, lane: int) -> None:
+    """Recompute a node's state of a lane from its content."""
+    place = _place(at, node)
+    into = _node_lane(at, node, lane)
+    _clear(at, lane, into)
+    if _level(place) == 0:
+        _prepend_slots(at, lane, place, 0, _length(place), into)
+        return
+    child = _i4(at, CHILD)
+    rich = _u1(at, LANE_RICH)[lane]
+    order = _i4(at, LANE_ORDER)[lane]
+    for j in range(_length(place) - 1, -1, -1):
+        other = _node_lane(at, child[_start(place) + j], lane)
+        if rich:
+            _combine(at, lane, other, into, into)
+        else:
+            state = _floats(other)
+            _combine_plain(
+                at, lane, state[0], state[1] if order > 0 else 0.0, state[2] if order > 1 else 0.0, into
+            )
 
 
 @_compiled
 def _refresh(at: int, node: int) -> None:
-    """Recompute a node's bounds and cached states from its own content (never empty)."""
-    node_start = _i8(at, NODE_START)
-    node_length = _i4(at, NODE_LENGTH)
-    node_level = _i1(at, NODE_LEVEL)
-    node_first_time = _i8(at, NODE_FIRST_TIME)
-    slot_time = _i8(at, SLOT_TIME)
-    node_first_sequence = _i8(at, NODE_FIRST_SEQUENCE)
-    slot_sequence = _i8(at, SLOT_SEQUENCE)
-    node_last_time = _i8(at, NODE_LAST_TIME)
-    node_last_sequence = _i8(at, NODE_LAST_SEQUENCE)
-    child = _i4(at, CHILD)
-    lane_spread = _u1(at, LANE_SPREAD)
-    start = node_start[node]
-    length = node_length[node]
-    lanes = _i8(at, SCALARS)[LANES]
-    for lane in range(lanes):
-        _clear(_node_lane(at, node, lane))
-    if node_level[node] == 0:
-        node_first_time[node] = slot_time[start]
-        node_first_sequence[node] = slot_sequence[start]
-        node_last_time[node] = slot_time[start + length - 1]
-        node_last_sequence[node] = slot_sequence[start + length - 1]
-        for lane in range(lanes):
-            _merge_slots(at, lane, start, start + length, _node_lane(at, node, lane))
+    """Recompute a node's bounds, states and registers from its own content (never empty)."""
+    words = _longs(_node(at, node))
+    place = words[PLACE]
+    start = _start(place)
+    last = _length(place) - 1
+    if _level(place) == 0:
+        times = _times(at, place)
+        sequences = _sequences(at, place)
+        words[FIRST_TIME] = times[0]
+        words[FIRST_SEQUENCE] = sequences[0]
+        words[LAST_TIME] = times[last]
+        words[LAST_SEQUENCE] = sequences[last]
+    else:
+        child = _i4(at, CHILD)
+        other = _longs(_node(at, child[start]))
+        words[FIRST_TIME] = other[FIRST_TIME]
+        words[FIRST_SEQUENCE] = other[FIRST_SEQUENCE]
+        other = _longs(_node(at, child[start + last]))
+        words[LAST_TIME] = other[LAST_TIME]
+        words[LAST_SEQUENCE] = other[LAST_SEQUENCE]
+    for lane in range(_scalar(at, LANES)):
+        _refresh_lane(at, node, lane)
+    if _scalar(at, SKETCHES) > 0 and _level(place) > 0:
+        _refresh_sketch(at, node)
+
+
+# ---- registers of distinct counts ---------------------------------------------------------------------------------
+
+
+@_compiled
+def _mixed(key: np.uint64) -> np.uint64:
+    """The finaliser of SplitMix64 (Steele, Lea, Flood 2014) after one step of its sequence."""
+    h = key + np.uint64(0x9E3779B97F4A7C15)
+    h = (h ^ (h >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+    h = (h ^ (h >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    return h ^ (h >> np.uint64(31))
+
+
+@_compiled
+def _note(registers: NDArray[np.uint8], key: np.uint64) -> None:
+    """Show a key to HyperLogLog registers."""
+    h = _mixed(key)
+    place = np.int64(h >> np.uint64(64 - REGISTER_BITS))
+    rest = (h << np.uint64(REGISTER_BITS)) | np.uint64(1 << (REGISTER_BITS - 1))
+    rank = 1
+    while np.int64(rest) > 0:  # leading zeros
+        rest = rest << np.uint64(1)
+        rank += 1
+    if rank > registers[place]:
+        registers[place] = rank
+
+
+@_compiled
+def _sketch(at: int, node: int, sketch: int) -> NDArray[np.uint8]:
+    """The registers of a node for one distinct count."""
+    block = np.int64(_i4(at, SKETCH_OF)[node])
+    return _bytes(_longs(at)[SKETCH] + (block * _scalar(at, SKETCHES) + sketch) * REGISTERS)
+
+
+@_compiled
+def _free_sketch(at: int, node: int) -> None:
+    owner = _i4(at, SKETCH_OF)
+    meta = _i8(at, META)
+    block = owner[node]
+    if block < 0:
         return
-    first = child[start]
-    last = child[start + length - 1]
-    node_first_time[node] = node_first_time[first]
-    node_first_sequence[node] = node_first_sequence[first]
-    node_last_time[node] = node_last_time[last]
-    node_last_sequence[node] = node_last_sequence[last]
-    for j in range(length):
-        for lane in range(lanes):
-            other = _floats(_node_lane(at, child[start + j], lane))
-            into = _node_lane(at, node, lane)
-            _merge(into, other[0], other[1], other[2], other[3], lane_spread[lane])
+    link = _longs(_longs(at)[SKETCH] + np.int64(block) * _scalar(at, SKETCHES) * REGISTERS)
+    link[0] = meta[FREE_SKETCH]
+    meta[FREE_SKETCH] = block
+    owner[node] = -1
+
+
+@_compiled
+def _refresh_sketch(at: int, node: int) -> None:
+    """Recompute an inner node's registers, or give them up when it has few events."""
+    owner = _i4(at, SKETCH_OF)
+    meta = _i8(at, META)
+    if _floats(_node_lane(at, node, _scalar(at, TOTAL_LANE)))[0] < SKETCH_FROM:
+        _free_sketch(at, node)
+        return
+    if owner[node] < 0:
+        block = meta[FREE_SKETCH]
+        if block >= 0:
+            meta[FREE_SKETCH] = _longs(_longs(at)[SKETCH] + block * _scalar(at, SKETCHES) * REGISTERS)[0]
+        else:
+            block = meta[SKETCH_BUMP]
+            meta[SKETCH_BUMP] += 1
+        owner[node] = block
+    lanes = _i4(at, SKETCH_LANE)
+    for sketch in range(_scalar(at, SKETCHES)):
+        registers = _sketch(at, node, sketch)
+        for j in range(REGISTERS):
+            registers[j] = 0
+        place = _place(at, node)
+        child = _i4(at, CHILD)
+        for j in range(_length(place)):
+            _note_below(at, child[_start(place) + j], sketch, lanes[sketch], registers)
+
+
+@_compiled
+def _note_below(at: int, root: int, sketch: int, lane: int, registers: NDArray[np.uint8]) -> None:
+    """Show the keys of a whole subtree to registers."""
+    owner = _i4(at, SKETCH_OF)
+    child = _i4(at, CHILD)
+    starts = _longs(_longs(at)[CURSOR] + 8 * 2 * DEPTH)
+    places = _longs(_longs(at)[CURSOR] + 8 * 3 * DEPTH)
+    depth = -1
+    node = root
+    while True:
+        place = _place(at, node)
+        if _level(place) > 0 and owner[node] < 0:
+            depth += 1
+            starts[depth] = _start(place)
+            places[depth] = _length(place) - 1
+            node = child[_start(place) + _length(place) - 1]
+            continue
+        if _level(place) > 0:
+            _note_all(registers, _sketch(at, node, sketch))
+        else:
+            _note_slots(at, lane, place, 0, _length(place), False, registers)
+        while depth >= 0 and places[depth] == 0:
+            depth -= 1
+        if depth < 0:
+            return
+        places[depth] -= 1
+        node = child[starts[depth] + places[depth]]
+
+
+@_compiled
+def _note_all(registers: NDArray[np.uint8], others: NDArray[np.uint8]) -> None:
+    for j in range(REGISTERS):
+        registers[j] = max(registers[j], others[j])
+
+
+@_compiled
+def _note_slots(
+    at: int, lane: int, place: int, low: int, high: int, full: bool, registers: NDArray[np.uint8]
+) -> None:
+    keys = _keys(_field(at, place, _scalar(at, KEY_FIELD) + _i4(at, LANE_KEY)[lane]))
+    for j in range(low, high):
+        if full or _slot_counts(at, lane, place, j):
+            _note(registers, keys[j])
+
+
+@_compiled
+def _estimate(registers: NDArray[np.uint8]) -> float:
+    """Distinct keys shown to the registers: improved raw estimator (Ertl 2017, algorithm 6), to a whole number."""
+    ranks = 64 - REGISTER_BITS
+    counts = np.zeros(66, np.int64)
+    for j in range(REGISTERS):
+        counts[registers[j]] += 1
+    m = float(REGISTERS)
+    x = 1.0 - counts[ranks + 1] / m
+    z = 0.0
+    if x != 0.0 and x != 1.0:  # tau
+        y = 1.0
+        z = 1.0 - x
+        while True:
+            x = np.sqrt(x)
+            before = z
+            y *= 0.5
+            z -= (1.0 - x) * (1.0 - x) * y
+            if z == before:
+                break
+        z /= 3.0
+    z *= m
+    for rank in range(ranks, 0, -1):
+        z = 0.5 * (z + counts[rank])
+    x = counts[0] / m
+    if x == 1.0:
+        return 0.0
+    y = 1.0  # sigma
+    s = x
+    while True:
+        x *= x
+        before = s
+        s += x * y
+        y += y
+        if s == before:
+            break
+    z += m * s
+    return float(np.rint(m * m / (2.0 * np.log(2.0) * z)))
 
 
 # ---- the tree -----------------------------------------------------------------------------------------------------
@@ -497,149 +1098,141 @@ def _descend(at: int, root: int, time: int, sequence: int) -> int:
     """Fill the path to the leaf where (time, sequence) belongs; its depth (the leaf is ``path_node[depth]``)."""
     path_node = _i8(at, PATH_NODE)
     path_place = _i8(at, PATH_PLACE)
-    node_level = _i1(at, NODE_LEVEL)
-    node_start = _i8(at, NODE_START)
-    node_length = _i4(at, NODE_LENGTH)
     child = _i4(at, CHILD)
-    node_first_time = _i8(at, NODE_FIRST_TIME)
-    node_first_sequence = _i8(at, NODE_FIRST_SEQUENCE)
+    words = _longs(_node(at, root))
+    newest = words[LAST_TIME] < time or (words[LAST_TIME] == time and words[LAST_SEQUENCE] <= sequence)
     depth = 0
     node = root
-    while node_level[node] > 0:
-        start = node_start[node]
+    place = words[PLACE]
+    while _level(place) > 0:
+        start = _start(place)
         low = 1
-        high = node_length[node]
+        high = _length(place)
+        if newest:
+            low = high
         while low < high:  # the first child beyond the key
             middle = (low + high) // 2
-            other = child[start + middle]
-            first = node_first_time[other]
-            if first > time or (first == time and node_first_sequence[other] > sequence):
+            other = _longs(_node(at, child[start + middle]))
+            first = other[FIRST_TIME]
+            if first > time or (first == time and other[FIRST_SEQUENCE] > sequence):
                 high = middle
             else:
                 low = middle + 1
         path_node[depth] = node
         path_place[depth] = low - 1
         node = child[start + low - 1]
+        place = _place(at, node)
         depth += 1
     path_node[depth] = node
     return depth
 
 
 @_compiled
-def _upper(at: int, leaf: int, time: int, sequence: int) -> int:
-    """How many events of the leaf are at or before (time, sequence)."""
-    node_start = _i8(at, NODE_START)
-    node_length = _i4(at, NODE_LENGTH)
-    slot_time = _i8(at, SLOT_TIME)
-    slot_sequence = _i8(at, SLOT_SEQUENCE)
-    start = node_start[leaf]
-    low = 0
-    high = node_length[leaf]
-    last = start + high - 1
-    if slot_time[last] < time or (slot_time[last] == time and slot_sequence[last] <= sequence):
-        return high
-    while low < high:
-        middle = (low + high) // 2
-        slot = start + middle
-        if slot_time[slot] > time or (slot_time[slot] == time and slot_sequence[slot] > sequence):
-            high = middle
+def _up_to(at: int, place: int, time: int, length: int) -> int:
+    """How many of a leaf's first ``length`` events are at or before ``time``; no step waits for a prediction."""
+    times = _times(at, place)
+    count = 0
+    for j in range(length):
+        count += 1 if times[j] <= time else 0
+    return count
+
+
+@_compiled
+def _upper(at: int, place: int, time: int, sequence: int) -> int:
+    """How many events of a leaf are at or before (time, sequence)."""
+    times = _times(at, place)
+    length = _length(place)
+    below = 0
+    same = 0
+    for j in range(length):
+        below += 1 if times[j] < time else 0
+        same += 1 if times[j] == time else 0
+    if same == 0:
+        return below + same
+    sequences = _sequences(at, place)
+    for j in range(below, below + same):
+        if sequences[j] > sequence:
+            return j
+    return below + same
+
+
+@_compiled
+def _move(at: int, source: int, low: int, target: int, place: int, count: int) -> None:
+    """Copy ``count`` slots of the leaf run ``source`` from ``low`` to those of ``target`` from ``place``."""
+    for field in range(_scalar(at, SLOT_WORDS)):
+        a = _longs(_field(at, source, field))
+        b = _longs(_field(at, target, field))
+        if place > low:
+            for j in range(count - 1, -1, -1):
+                b[place + j] = a[low + j]
         else:
-            low = middle + 1
-    return low
+            for j in range(count):
+                b[place + j] = a[low + j]
 
 
 @_compiled
-def _copy_slot(at: int, source: int, target: int) -> None:
-    slot_time = _i8(at, SLOT_TIME)
-    slot_sequence = _i8(at, SLOT_SEQUENCE)
-    slot_flags = _i8(at, SLOT_FLAGS)
-    slot_value = _f8(at, SLOT_VALUE)
-    slot_key = _u8(at, SLOT_KEY)
-    values = _i8(at, SCALARS)[VALUES]
-    keys = _i8(at, SCALARS)[KEYS]
-    slot_time[target] = slot_time[source]
-    slot_sequence[target] = slot_sequence[source]
-    slot_flags[target] = slot_flags[source]
-    for column in range(values):
-        slot_value[target * values + column] = slot_value[source * values + column]
-    for column in range(keys):
-        slot_key[target * keys + column] = slot_key[source * keys + column]
-
-
-@_compiled
-def _put(at: int, leaf: int, place: int, i: int) -> None:
+def _put(at: int, leaf: int, where: int, i: int) -> None:
     """Write row ``i`` at a place of a leaf that has room."""
-    node_start = _i8(at, NODE_START)
-    node_length = _i4(at, NODE_LENGTH)
-    slot_time = _i8(at, SLOT_TIME)
-    row_time = _i8(at, ROW_TIME)
-    slot_sequence = _i8(at, SLOT_SEQUENCE)
-    row_sequence = _i8(at, ROW_SEQUENCE)
-    slot_flags = _i8(at, SLOT_FLAGS)
-    row_flags = _i8(at, ROW_FLAGS)
-    slot_value = _f8(at, SLOT_VALUE)
-    row_value = _f8(at, ROW_VALUE)
-    fraud_column = _i8(at, SCALARS)[FRAUD_COLUMN]
-    row_fraud = _u1(at, ROW_FRAUD)
-    slot_key = _u8(at, SLOT_KEY)
-    row_key = _u8(at, ROW_KEY)
-    meta = _i8(at, META)
-    values = _i8(at, SCALARS)[VALUES]
-    keys = _i8(at, SCALARS)[KEYS]
-    start = node_start[leaf]
-    for j in range(node_length[leaf], place, -1):
-        _copy_slot(at, start + j - 1, start + j)
-    slot = start + place
-    slot_time[slot] = row_time[i]
-    slot_sequence[slot] = row_sequence[i]
-    slot_flags[slot] = row_flags[i]
+    words = _longs(_node(at, leaf))
+    place = words[PLACE]
+    values = _scalar(at, VALUES)
+    keys = _scalar(at, KEYS)
+    if where < _length(place):
+        _move(at, place, where, place, where + 1, _length(place) - where)
+    _times(at, place)[where] = _i8(at, ROW_TIME)[i]
+    _sequences(at, place)[where] = _i8(at, ROW_SEQUENCE)[i]
+    if _scalar(at, FLAG_FIELD) >= 0:
+        _longs(_field(at, place, _scalar(at, FLAG_FIELD)))[where] = _i8(at, ROW_FLAGS)[i]
     for column in range(values):
-        slot_value[slot * values + column] = row_value[i * values + column]
-    if fraud_column >= 0:
-        slot_value[slot * values + fraud_column] = 1.0 if row_fraud[i] else 0.0
+        _floats(_field(at, place, _scalar(at, VALUE_FIELD) + column))[where] = _row_value(at, i, column)
+    row_key = _u8(at, ROW_KEY)
     for column in range(keys):
-        slot_key[slot * keys + column] = row_key[i * keys + column]
-    node_length[leaf] += 1
-    meta[LIVE_SLOTS] += 1
+        _keys(_field(at, place, _scalar(at, KEY_FIELD) + column))[where] = row_key[i * keys + column]
+    words[PLACE] = place + 1
+    _i8(at, META)[LIVE_SLOTS] += 1
 
 
 @_compiled
 def _add_row(at: int, node: int, i: int) -> None:
-    """Widen a node's bounds and states by row ``i``."""
-    row_time = _i8(at, ROW_TIME)
-    row_sequence = _i8(at, ROW_SEQUENCE)
-    node_first_time = _i8(at, NODE_FIRST_TIME)
-    node_first_sequence = _i8(at, NODE_FIRST_SEQUENCE)
-    node_last_time = _i8(at, NODE_LAST_TIME)
-    node_last_sequence = _i8(at, NODE_LAST_SEQUENCE)
-    time = row_time[i]
-    sequence = row_sequence[i]
-    if time < node_first_time[node] or (
-        time == node_first_time[node] and sequence < node_first_sequence[node]
-    ):
-        node_first_time[node] = time
-        node_first_sequence[node] = sequence
-    if time > node_last_time[node] or (time == node_last_time[node] and sequence > node_last_sequence[node]):
-        node_last_time[node] = time
-        node_last_sequence[node] = sequence
-    for lane in range(_i8(at, SCALARS)[LANES]):
-        _merge_row(at, i, lane, _node_lane(at, node, lane))
+    """Widen a node's bounds, states and registers by row ``i``, which is in it already."""
+    words = _longs(_node(at, node))
+    time = _i8(at, ROW_TIME)[i]
+    sequence = _i8(at, ROW_SEQUENCE)[i]
+    if time < words[FIRST_TIME] or (time == words[FIRST_TIME] and sequence < words[FIRST_SEQUENCE]):
+        words[FIRST_TIME] = time
+        words[FIRST_SEQUENCE] = sequence
+    newest = time > words[LAST_TIME] or (time == words[LAST_TIME] and sequence > words[LAST_SEQUENCE])
+    if newest:
+        words[LAST_TIME] = time
+        words[LAST_SEQUENCE] = sequence
+    for lane in range(_scalar(at, LANES)):
+        if newest or not _u1(at, LANE_RICH)[lane]:
+            _append_row(at, i, lane, _node_lane(at, node, lane))
+        else:
+            _refresh_lane(at, node, lane)
+    sketches = _scalar(at, SKETCHES)
+    if sketches == 0 or _level(words[PLACE]) == 0:
+        return
+    if _i4(at, SKETCH_OF)[node] < 0:
+        _refresh_sketch(at, node)
+        return
+    for sketch in range(sketches):
+        lane = _i4(at, SKETCH_LANE)[sketch]
+        if _row_counts(at, i, lane):
+            key = _u8(at, ROW_KEY)[i * _scalar(at, KEYS) + _i4(at, LANE_KEY)[lane]]
+            _note(_sketch(at, node, sketch), key)
 
 
 @_compiled
 def _widen(at: int, leaf: int) -> None:
     """Move a full leaf to the next size of run."""
-    node_room = _i4(at, NODE_ROOM)
-    node_start = _i8(at, NODE_START)
-    node_length = _i4(at, NODE_LENGTH)
-    room = node_room[leaf] * 4
-    start = node_start[leaf]
-    target = _take_run(at, room)
-    for j in range(node_length[leaf]):
-        _copy_slot(at, start + j, target + j)
-    _free_run(at, start, node_room[leaf])
-    node_start[leaf] = target
-    node_room[leaf] = room
+    words = _longs(_node(at, leaf))
+    place = words[PLACE]
+    room = _room(place) * 4
+    target = (_take_run(at, room) << 24) | (room << 8) | _length(place)
+    _move(at, place, 0, target, 0, _length(place))
+    _free_run(at, _start(place), _room(place))
+    words[PLACE] = target
 
 
 @_compiled
@@ -647,12 +1240,6 @@ def _insert(at: int, entity: int, i: int) -> None:
     path_node = _i8(at, PATH_NODE)
     path_place = _i8(at, PATH_PLACE)
     entity_root = _i4(at, ENTITY_ROOT)
-    row_time = _i8(at, ROW_TIME)
-    row_sequence = _i8(at, ROW_SEQUENCE)
-    node_length = _i4(at, NODE_LENGTH)
-    node_room = _i4(at, NODE_ROOM)
-    node_start = _i8(at, NODE_START)
-    node_level = _i1(at, NODE_LEVEL)
     child = _i4(at, CHILD)
     root = entity_root[entity]
     if root < 0:
@@ -661,110 +1248,115 @@ def _insert(at: int, entity: int, i: int) -> None:
         _refresh(at, leaf)
         entity_root[entity] = leaf
         return
-    time = row_time[i]
-    sequence = row_sequence[i]
+    time = _i8(at, ROW_TIME)[i]
+    sequence = _i8(at, ROW_SEQUENCE)[i]
     depth = _descend(at, root, time, sequence)
     leaf = path_node[depth]
-    place = _upper(at, leaf, time, sequence)
-    length = node_length[leaf]
+    words = _longs(_node(at, leaf))
+    length = _length(words[PLACE])
+    where = length
+    if words[LAST_TIME] > time or (words[LAST_TIME] == time and words[LAST_SEQUENCE] > sequence):
+        where = _upper(at, words[PLACE], time, sequence)
     if length < LEAF:
-        if length == node_room[leaf]:
+        if length == _room(words[PLACE]):
             _widen(at, leaf)
-        _put(at, leaf, place, i)
+        _put(at, leaf, where, i)
         for d in range(depth, -1, -1):
             _add_row(at, path_node[d], i)
         return
-    if place == LEAF:  # in order: leave the full leaf packed
+    if where == LEAF:  # in order: leave the full leaf packed
         fresh = _new_node(at, 0, 4)
         _put(at, fresh, 0, i)
     else:
         fresh = _new_node(at, 0, LEAF)
         half = LEAF // 2
-        for j in range(half):
-            _copy_slot(at, node_start[leaf] + half + j, node_start[fresh] + j)
-        node_length[leaf] = half
-        node_length[fresh] = half
-        if place <= half:
-            _put(at, leaf, place, i)
+        _move(at, words[PLACE], half, _place(at, fresh), 0, half)
+        words[PLACE] -= half
+        _longs(_node(at, fresh))[PLACE] += half
+        if where <= half:
+            _put(at, leaf, where, i)
         else:
-            _put(at, fresh, place - half, i)
+            _put(at, fresh, where - half, i)
         _refresh(at, leaf)
     _refresh(at, fresh)
     for d in range(depth - 1, -1, -1):
         parent = path_node[d]
-        if fresh >= 0:
-            fresh = _adopt(at, parent, path_place[d] + 1, fresh)
-        _refresh(at, parent)
+        if fresh < 0:
+            _add_row(at, parent, i)
+            continue
+        beside = path_place[d] + 1
+        fresh = _adopt(at, parent, beside, fresh)
+        if fresh < 0:
+            _add_row(at, parent, i)
+        elif beside < FANOUT:  # it gave half of its children away
+            _refresh(at, parent)
     if fresh >= 0:
-        top = _new_node(at, node_level[root] + 1, 0)
-        child[node_start[top]] = root
-        child[node_start[top] + 1] = fresh
-        node_length[top] = 2
+        top = _new_node(at, _level(_place(at, root)) + 1, 0)
+        words = _longs(_node(at, top))
+        child[_start(words[PLACE])] = root
+        child[_start(words[PLACE]) + 1] = fresh
+        words[PLACE] += 2
         _refresh(at, top)
         entity_root[entity] = top
 
 
 @_compiled
-def _place_child(at: int, parent: int, place: int, node: int) -> None:
-    node_start = _i8(at, NODE_START)
-    node_length = _i4(at, NODE_LENGTH)
+def _place_child(at: int, parent: int, where: int, node: int) -> None:
     child = _i4(at, CHILD)
-    start = node_start[parent]
-    for j in range(node_length[parent], place, -1):
+    words = _longs(_node(at, parent))
+    start = _start(words[PLACE])
+    for j in range(_length(words[PLACE]), where, -1):
         child[start + j] = child[start + j - 1]
-    child[start + place] = node
-    node_length[parent] += 1
+    child[start + where] = node
+    words[PLACE] += 1
 
 
 @_compiled
-def _adopt(at: int, parent: int, place: int, node: int) -> int:
+def _adopt(at: int, parent: int, where: int, node: int) -> int:
     """Insert a child; when the parent is full, the new (refreshed) sibling that took a part of it, else -1."""
-    node_length = _i4(at, NODE_LENGTH)
-    node_level = _i1(at, NODE_LEVEL)
     child = _i4(at, CHILD)
-    node_start = _i8(at, NODE_START)
-    if node_length[parent] < FANOUT:
-        _place_child(at, parent, place, node)
+    place = _place(at, parent)
+    if _length(place) < FANOUT:
+        _place_child(at, parent, where, node)
         return -1
-    sibling = _new_node(at, node_level[parent], 0)
-    if place == FANOUT:
+    sibling = _new_node(at, _level(place), 0)
+    if where == FANOUT:
         _place_child(at, sibling, 0, node)
     else:
         half = FANOUT // 2
+        start = _start(_place(at, sibling))
         for j in range(half):
-            moved = child[node_start[parent] + half + j]
-            child[node_start[sibling] + j] = moved
-        node_length[parent] = half
-        node_length[sibling] = half
-        if place <= half:
-            _place_child(at, parent, place, node)
+            child[start + j] = child[_start(place) + half + j]
+        _longs(_node(at, parent))[PLACE] -= half
+        _longs(_node(at, sibling))[PLACE] += half
+        if where <= half:
+            _place_child(at, parent, where, node)
         else:
-            _place_child(at, sibling, place - half, node)
+            _place_child(at, sibling, where - half, node)
     _refresh(at, sibling)
     return sibling
 
 
 @_compiled
-def _drop_children(at: int, node: int, place: int, count: int) -> None:
-    node_start = _i8(at, NODE_START)
-    node_length = _i4(at, NODE_LENGTH)
+def _drop_children(at: int, node: int, where: int, count: int) -> None:
     child = _i4(at, CHILD)
-    start = node_start[node]
-    for j in range(place + count, node_length[node]):
+    words = _longs(_node(at, node))
+    start = _start(words[PLACE])
+    for j in range(where + count, _length(words[PLACE])):
         child[start + j - count] = child[start + j]
-    node_length[node] -= count
+    words[PLACE] -= count
 
 
 @_compiled
 def _lower_root(at: int, entity: int) -> None:
     entity_root = _i4(at, ENTITY_ROOT)
-    node_level = _i1(at, NODE_LEVEL)
-    node_length = _i4(at, NODE_LENGTH)
     child = _i4(at, CHILD)
-    node_start = _i8(at, NODE_START)
     root = entity_root[entity]
-    while root >= 0 and node_level[root] > 0 and node_length[root] == 1:
-        entity_root[entity] = child[node_start[root]]
+    while root >= 0:
+        place = _place(at, root)
+        if _level(place) == 0 or _length(place) > 1:
+            return
+        entity_root[entity] = child[_start(place)]
         _free_node(at, root)
         root = entity_root[entity]
 
@@ -774,22 +1366,15 @@ def _find(at: int, entity: int, time: int, sequence: int) -> int:
     """Depth of the leaf that holds exactly (time, sequence), its place in ``path_place[depth]``; -1 if none does."""
     path_node = _i8(at, PATH_NODE)
     path_place = _i8(at, PATH_PLACE)
-    entity_root = _i4(at, ENTITY_ROOT)
-    node_start = _i8(at, NODE_START)
-    slot_time = _i8(at, SLOT_TIME)
-    slot_sequence = _i8(at, SLOT_SEQUENCE)
-    root = entity_root[entity]
+    root = _i4(at, ENTITY_ROOT)[entity]
     if root < 0:
         return -1
     depth = _descend(at, root, time, sequence)
-    leaf = path_node[depth]
-    place = _upper(at, leaf, time, sequence) - 1
-    if place < 0:
+    place = _place(at, path_node[depth])
+    where = _upper(at, place, time, sequence) - 1
+    if where < 0 or _times(at, place)[where] != time or _sequences(at, place)[where] != sequence:
         return -1
-    slot = node_start[leaf] + place
-    if slot_time[slot] != time or slot_sequence[slot] != sequence:
-        return -1
-    path_place[depth] = place
+    path_place[depth] = where
     return depth
 
 
@@ -797,22 +1382,18 @@ def _find(at: int, entity: int, time: int, sequence: int) -> int:
 def _remove(at: int, entity: int, time: int, sequence: int) -> None:
     path_node = _i8(at, PATH_NODE)
     path_place = _i8(at, PATH_PLACE)
-    node_start = _i8(at, NODE_START)
-    node_length = _i4(at, NODE_LENGTH)
-    meta = _i8(at, META)
     entity_root = _i4(at, ENTITY_ROOT)
     depth = _find(at, entity, time, sequence)
     if depth < 0:  # evicted already, or the slot has a new owner
         return
-    leaf = path_node[depth]
-    start = node_start[leaf]
-    for j in range(path_place[depth] + 1, node_length[leaf]):
-        _copy_slot(at, start + j, start + j - 1)
-    node_length[leaf] -= 1
-    meta[LIVE_SLOTS] -= 1
+    words = _longs(_node(at, path_node[depth]))
+    where = path_place[depth]
+    _move(at, words[PLACE], where + 1, words[PLACE], where, _length(words[PLACE]) - where - 1)
+    words[PLACE] -= 1
+    _i8(at, META)[LIVE_SLOTS] -= 1
     for d in range(depth, -1, -1):
         node = path_node[d]
-        if node_length[node] > 0:
+        if _length(_place(at, node)) > 0:
             _refresh(at, node)
             continue
         _free_node(at, node)
@@ -828,24 +1409,25 @@ def _evict(at: int, entity: int, horizon: int) -> None:
     """Discard every leaf and subtree whose events are all at or before ``horizon``."""
     path_node = _i8(at, PATH_NODE)
     entity_root = _i4(at, ENTITY_ROOT)
-    node_last_time = _i8(at, NODE_LAST_TIME)
-    node_level = _i1(at, NODE_LEVEL)
-    node_start = _i8(at, NODE_START)
     child = _i4(at, CHILD)
     root = entity_root[entity]
     if root < 0:
         return
-    if node_last_time[root] <= horizon:
+    words = _longs(_node(at, root))
+    if words[FIRST_TIME] > horizon:
+        return
+    if words[LAST_TIME] <= horizon:
         entity_root[entity] = -1
         _discard(at, root)
         return
     depth = 0
     deepest = -1
     node = root
-    while node_level[node] > 0:
-        start = node_start[node]
+    place = words[PLACE]
+    while _level(place) > 0:
+        start = _start(place)
         dead = 0
-        while node_last_time[child[start + dead]] <= horizon:  # the last child lives
+        while _longs(_node(at, child[start + dead]))[LAST_TIME] <= horizon:  # the last child lives
             _discard(at, child[start + dead])
             dead += 1
         if dead:
@@ -854,6 +1436,7 @@ def _evict(at: int, entity: int, horizon: int) -> None:
         path_node[depth] = node
         depth += 1
         node = child[start]
+        place = _place(at, node)
     for d in range(deepest, -1, -1):
         _refresh(at, path_node[d])
     if deepest >= 0:
@@ -862,296 +1445,658 @@ def _evict(at: int, entity: int, horizon: int) -> None:
 
 @_compiled
 def _change_outcome(at: int, entity: int, time: int, sequence: int, fraud: bool) -> None:
+    """Set an event's outcome; sums of outcomes are whole numbers, so that they may be changed by one exactly."""
     path_node = _i8(at, PATH_NODE)
     path_place = _i8(at, PATH_PLACE)
-    node_start = _i8(at, NODE_START)
-    slot_value = _f8(at, SLOT_VALUE)
-    fraud_column = _i8(at, SCALARS)[FRAUD_COLUMN]
+    column = _scalar(at, FRAUD_COLUMN)
     depth = _find(at, entity, time, sequence)
     if depth < 0:
         return
-    slot = node_start[path_node[depth]] + path_place[depth]
-    slot_value[slot * _i8(at, SCALARS)[VALUES] + fraud_column] = 1.0 if fraud else 0.0
-    for d in range(depth, -1, -1):
-        _refresh(at, path_node[d])
+    place = _place(at, path_node[depth])
+    where = path_place[depth]
+    values = _floats(_field(at, place, _scalar(at, VALUE_FIELD) + column))
+    change = (1.0 if fraud else 0.0) - values[where]
+    values[where] += change
+    for lane in range(_scalar(at, LANES)):
+        if _i4(at, LANE_VALUE)[lane] != column or not _slot_counts(at, lane, place, where):
+            continue
+        for d in range(depth + 1):
+            _floats(_node_lane(at, path_node[d], lane))[1] += change
+
+
+# ---- what is told apart, or ordered -------------------------------------------------------------------------------
+
+
+@_compiled
+def _begin_telling(at: int, k: int) -> None:
+    _i8(at, TELLING_COUNT)[k] = 0
+    _i8(at, TELLING_MARK)[k] += 1
+
+
+@_compiled
+def _see(at: int, k: int, key: np.uint64) -> None:
+    """Count a key; a telling never collects more than SCAN, so its set stays half empty."""
+    base = k * 2 * SCAN
+    keys = _u8(at, SEEN_KEY)
+    marks = _i8(at, SEEN_MARK)
+    count = _i8(at, TELLING_COUNT)
+    mark = _i8(at, TELLING_MARK)[k]
+    place = base + int(_mixed(key) >> np.uint64(32)) % (2 * SCAN)
+    while (marks[place] >> 16) == mark:
+        if keys[place] == key:
+            marks[place] += 1
+            return
+        place += 1
+        if place == base + 2 * SCAN:
+            place = base
+    keys[place] = key
+    marks[place] = (mark << 16) | 1
+    _i4(at, SEEN_PLACE)[k * SCAN + count[k]] = place
+    count[k] += 1
+
+
+@_compiled
+def _tell(at: int, k: int, key: np.uint64, x: float, categories: bool) -> None:
+    """Collect one event."""
+    if categories:
+        _see(at, k, key)
+        return
+    count = _i8(at, TELLING_COUNT)
+    _f8(at, TOLD_VALUE)[k * SCAN + count[k]] = x
+    count[k] += 1
+
+
+@_compiled
+def _tell_row(at: int, i: int, k: int, lane: int) -> None:
+    key = _i4(at, LANE_KEY)[lane]
+    if key >= 0:
+        _tell(at, k, _u8(at, ROW_KEY)[i * _scalar(at, KEYS) + key], 0.0, True)
+    else:
+        _tell(at, k, np.uint64(0), _row_value(at, i, _i4(at, LANE_VALUE)[lane]), False)
+
+
+@_compiled
+def _tell_slots(at: int, k: int, lane: int, place: int, low: int, high: int, full: bool) -> None:
+    """Collect slots [low, high), newest first; ``full``: the lane counts every slot."""
+    key = _i4(at, LANE_KEY)[lane]
+    if key >= 0:
+        keys = _keys(_field(at, place, _scalar(at, KEY_FIELD) + key))
+        for j in range(high - 1, low - 1, -1):
+            if full or _slot_counts(at, lane, place, j):
+                _see(at, k, keys[j])
+        return
+    values = _floats(_field(at, place, _scalar(at, VALUE_FIELD) + _i4(at, LANE_VALUE)[lane]))
+    for j in range(high - 1, low - 1, -1):
+        if full or _slot_counts(at, lane, place, j):
+            _tell(at, k, np.uint64(0), values[j], False)
+
+
+@_compiled
+def _next_rank(at: int) -> None:
+    """The place in the window, newest first, of the next event to draw: anywhere in the next share."""
+    draw = _i8(at, DRAW)
+    drawn = draw[_DRAWN]
+    if drawn == SAMPLE:
+        draw[_RANK] = _END
+        return
+    begin = (drawn * draw[_TOTAL]) >> SAMPLE_BITS
+    share = (((drawn + 1) * draw[_TOTAL]) >> SAMPLE_BITS) - begin
+    random = np.int64(_mixed(np.uint64(draw[_SEED]) + np.uint64(drawn)) >> np.uint64(33))
+    draw[_RANK] = begin + ((random * share) >> 31)
+    draw[_DRAWN] += 1
+
+
+@_compiled
+def _draw_slots(at: int, k: int, lane: int, place: int, low: int, high: int, full: bool) -> None:
+    """Draw from slots [low, high), newest first; ``full``: the lane counts every slot."""
+    draw = _i8(at, DRAW)
+    if full:
+        while draw[_RANK] < draw[_PASSED] + high - low:
+            j = high - 1 - (draw[_RANK] - draw[_PASSED])
+            _tell_slots(at, k, lane, place, j, j + 1, True)
+            _next_rank(at)
+        draw[_PASSED] += high - low
+        return
+    for j in range(high - 1, low - 1, -1):
+        if not _slot_counts(at, lane, place, j):
+            continue
+        if draw[_PASSED] == draw[_RANK]:
+            _tell_slots(at, k, lane, place, j, j + 1, True)
+            _next_rank(at)
+        draw[_PASSED] += 1
+
+
+@_compiled
+def _visit(at: int, how: int, k: int, telling: int, root: int, after: int, time: int, sequence: int) -> None:
+    """Collect, register or draw the events with time > ``after`` and at or before (time, sequence), newest first."""
+    starts = _longs(_longs(at)[CURSOR] + 8 * 2 * DEPTH)
+    places = _longs(_longs(at)[CURSOR] + 8 * 3 * DEPTH)
+    child = _i4(at, CHILD)
+    draw = _i8(at, DRAW)
+    lane = _i4(at, TELLING_LANE)[telling]
+    sketch = _i4(at, TELLING_SKETCH)[telling]
+    registers = _bytes(_longs(at)[TOLD_REGISTER] + k * REGISTERS)
+    depth = -1
+    node = root
+    while True:
+        words = _longs(_node(at, node))
+        place = words[PLACE]
+        first = words[FIRST_TIME]
+        last = words[LAST_TIME]
+        if last <= after:
+            return
+        whole = first > after and (last < time or (last == time and words[LAST_SEQUENCE] <= sequence))
+        count = np.int64(_floats(_node_lane(at, node, lane))[0])
+        if count == 0 or first > time or (first == time and words[FIRST_SEQUENCE] > sequence):
+            pass
+        elif how == _DRAW and whole and draw[_PASSED] + count <= draw[_RANK]:
+            draw[_PASSED] += count
+        elif _level(place) > 0:
+            if how == _REGISTER and whole and _i4(at, SKETCH_OF)[node] >= 0:
+                _note_all(registers, _sketch(at, node, sketch))
+            else:
+                depth += 1
+                starts[depth] = _start(place)
+                places[depth] = _length(place) - 1
+                node = child[_start(place) + _length(place) - 1]
+                continue
+        else:
+            low = 0 if first > after else _up_to(at, place, after, _length(place))
+            high = _length(place) if whole else _upper(at, place, time, sequence)
+            full = count == _length(place)
+            if how == _COLLECT:
+                _tell_slots(at, k, lane, place, low, high, full)
+            elif how == _REGISTER:
+                _note_slots(at, lane, place, low, high, full, registers)
+            else:
+                _draw_slots(at, k, lane, place, low, high, full)
+        while depth >= 0 and places[depth] == 0:
+            depth -= 1
+        if depth < 0:
+            return
+        places[depth] -= 1
+        node = child[starts[depth] + places[depth]]
+
+
+@_compiled
+def _tell_window(
+    at: int, i: int, k: int, telling: int, own: bool, root: int, after: int, time: int, sequence: int
+) -> None:
+    """Bring a telling up to the window that begins after ``after``; the group's windows end at (time, sequence)."""
+    lane = _i4(at, TELLING_LANE)[telling]
+    total = np.int64(_floats(_query_lane(at, lane))[0])
+    far_time = _i8(at, TELLING_TIME)
+    far_sequence = _i8(at, TELLING_SEQUENCE)
+    if total <= SCAN:
+        if root >= 0:
+            _visit(at, _COLLECT, k, telling, root, after, far_time[k], far_sequence[k])
+            far_time[k] = after
+            far_sequence[k] = _END
+        return
+    own = own and _row_counts(at, i, lane)
+    if _i4(at, TELLING_SKETCH)[telling] >= 0:
+        begun = _i8(at, TELLING_BEGUN)
+        registers = _bytes(_longs(at)[TOLD_REGISTER] + k * REGISTERS)
+        if begun[k] == 0:
+            begun[k] = 1
+            far_time[k] = time
+            far_sequence[k] = sequence
+            for j in range(REGISTERS):
+                registers[j] = 0
+            if own:
+                _note(registers, _u8(at, ROW_KEY)[i * _scalar(at, KEYS) + _i4(at, LANE_KEY)[lane]])
+        _visit(at, _REGISTER, k, telling, root, after, far_time[k], far_sequence[k])
+        far_time[k] = after
+        far_sequence[k] = _END
+    if _u1(at, TELLING_DRAWN)[telling]:
+        draw = _i8(at, DRAW)
+        draw[_PASSED] = 0
+        draw[_DRAWN] = 0
+        draw[_TOTAL] = total
+        draw[_SEED] = _i8(at, ROW_SEQUENCE)[i] * SAMPLE
+        _next_rank(at)
+        _begin_telling(at, k)
+        if own:
+            if draw[_RANK] == 0:
+                _tell_row(at, i, k, lane)
+                _next_rank(at)
+            draw[_PASSED] = 1
+        _visit(at, _DRAW, k, telling, root, after, time, sequence)
+
+
+@_compiled
+def _entropy(at: int, k: int, total: int) -> float:
+    """Shannon entropy (nats) of what a telling has collected; of a sample with the Miller-Madow term."""
+    logs = _f8(at, COUNT_LOGS)
+    marks = _i8(at, SEEN_MARK)
+    places = _i4(at, SEEN_PLACE)
+    count = _i8(at, TELLING_COUNT)[k]
+    weighted = 0.0
+    for j in range(count):
+        weighted += logs[marks[places[k * SCAN + j]] & 0xFFFF]
+    if total <= SCAN:
+        return max(0.0, (logs[total] - weighted) / total)
+    return max(0.0, (logs[SAMPLE] - weighted) / SAMPLE) + (count - 1.0) / (2.0 * SAMPLE)
+
+
+@_compiled
+def _rank_bits(x: float) -> np.uint64:
+    """Unsigned integers in the order of the floats."""
+    bits = np.float64(x).view(np.int64)
+    return np.uint64(bits ^ (-1 if bits < 0 else -9223372036854775808))
+
+
+@_compiled
+def _value_of(bits: np.uint64) -> float:
+    signed = np.int64(bits)
+    return np.int64(signed ^ (-1 if signed >= 0 else -9223372036854775808)).view(np.float64)
+
+
+@_compiled
+def _select(at: int, k: int, count: int, rank: int) -> float:
+    """The value of ``rank`` (from 0) among those told, by radix selection: at most eight passes."""
+    values = _f8(at, TOLD_VALUE)
+    ranked = _u8(at, RANKED)
+    for j in range(count):
+        ranked[j] = _rank_bits(values[k * SCAN + j])
+    counts = np.zeros(256, np.int64)
+    shift = 56
+    while count > 1 and shift >= 0:
+        for j in range(256):
+            counts[j] = 0
+        for j in range(count):
+            counts[np.int64(ranked[j] >> np.uint64(shift)) & 255] += 1
+        digit = 0
+        while rank >= counts[digit]:
+            rank -= counts[digit]
+            digit += 1
+        kept = 0
+        for j in range(count):
+            if np.int64(ranked[j] >> np.uint64(shift)) & 255 == digit:
+                ranked[kept] = ranked[j]
+                kept += 1
+        count = kept
+        shift -= 8
+    return _value_of(ranked[0])
+
+
+@_compiled
+def _quantile(at: int, k: int, q: float) -> float:
+    """Linear between order statistics (Hyndman and Fan 1996, type 7)."""
+    count = _i8(at, TELLING_COUNT)[k]
+    place = (count - 1) * q
+    low = int(place)
+    below = _select(at, k, count, low)
+    part = place - low
+    if part == 0.0 or low + 1 >= count:
+        return below
+    values = _f8(at, TOLD_VALUE)
+    least = np.inf
+    up_to = 0
+    for j in range(count):
+        x = values[k * SCAN + j]
+        if x <= below:
+            up_to += 1
+        else:
+            least = min(least, x)
+    above = below if up_to > low + 1 else least
+    return below + part * (above - below)
 
 
 # ---- queries ------------------------------------------------------------------------------------------------------
 
 
 @_compiled
-def _gather(at: int, group: int, root: int, after: int, time: int, sequence: int) -> None:
-    """Merge all events with time > ``after`` and at or before (time, sequence) into the lanes of a group."""
-    stack = _i8(at, STACK)
-    group_lanes = _i4(at, GROUP_LANES)
-    node_last_time = _i8(at, NODE_LAST_TIME)
-    node_first_time = _i8(at, NODE_FIRST_TIME)
-    node_first_sequence = _i8(at, NODE_FIRST_SEQUENCE)
-    node_last_sequence = _i8(at, NODE_LAST_SEQUENCE)
-    lanes_used = _i4(at, LANES_USED)
-    lane_spread = _u1(at, LANE_SPREAD)
-    node_level = _i1(at, NODE_LEVEL)
-    node_start = _i8(at, NODE_START)
-    node_length = _i4(at, NODE_LENGTH)
-    child = _i4(at, CHILD)
-    lane_low = group_lanes[group]
-    lane_high = group_lanes[group + 1]
-    if lane_low == lane_high:
-        return
-    stack[0] = root
-    height = 1
-    while height > 0:
-        height -= 1
-        node = stack[height]
-        last = node_last_time[node]
-        first = node_first_time[node]
-        if last <= after or first > time or (first == time and node_first_sequence[node] > sequence):
-            continue
-        if first > after and (last < time or (last == time and node_last_sequence[node] <= sequence)):
-            for k in range(lane_low, lane_high):
-                lane = lanes_used[k]
-                whole = _floats(_node_lane(at, node, lane))
-                _merge(_query_lane(at, lane), whole[0], whole[1], whole[2], whole[3], lane_spread[lane])
-        elif node_level[node] > 0:
-            start = node_start[node]
-            for j in range(node_length[node] - 1, -1, -1):
-                stack[height] = child[start + j]
-                height += 1
-        else:
-            start = node_start[node]
-            low = start + _upper(at, node, after, _END)
-            high = start + _upper(at, node, time, sequence)
-            for k in range(lane_low, lane_high):
-                _merge_slots(at, lanes_used[k], low, high, _query_lane(at, lanes_used[k]))
-
-
-@_compiled
-def _tell(
+def _walk(
     at: int,
+    i: int,
     group: int,
+    window: int,
+    beyond: int,
+    own: bool,
     root: int,
-    after: int,
     time: int,
     sequence: int,
-) -> bool:
-    """Count keys not seen yet among the events of a range; false when the scratch set is too small (then repeat)."""
-    stack = _i8(at, STACK)
-    node_first_time = _i8(at, NODE_FIRST_TIME)
-    node_last_time = _i8(at, NODE_LAST_TIME)
-    node_start = _i8(at, NODE_START)
-    node_level = _i1(at, NODE_LEVEL)
-    node_length = _i4(at, NODE_LENGTH)
+) -> None:
+    """Answer windows [window, beyond) of a group: one walk from (time, sequence) back, merging into its lanes."""
+    starts = _longs(_longs(at)[CURSOR])
+    places = _longs(_longs(at)[CURSOR] + 8 * DEPTH)
     child = _i4(at, CHILD)
-    group_tellings = _i4(at, GROUP_TELLINGS)
-    slot_flags = _i8(at, SLOT_FLAGS)
-    telling_bit = _i4(at, TELLING_BIT)
-    slot_key = _u8(at, SLOT_KEY)
-    telling_key = _i4(at, TELLING_KEY)
-    stack[0] = root
-    height = 1
-    while height > 0:
-        height -= 1
-        node = stack[height]
-        first = node_first_time[node]
-        if node_last_time[node] <= after or first > time:
-            continue
-        start = node_start[node]
-        if node_level[node] > 0:
-            for j in range(node_length[node] - 1, -1, -1):
-                stack[height] = child[start + j]
-                height += 1
-            continue
-        low = start + _upper(at, node, after, _END)
-        high = start + _upper(at, node, time, sequence)
-        for k in range(group_tellings[group], group_tellings[group + 1]):
-            for slot in range(low, high):
-                if (slot_flags[slot] >> telling_bit[k]) & 1:
-                    key = slot_key[slot * _i8(at, SCALARS)[KEYS] + telling_key[k]]
-                    if not _see(at, k, key):
-                        return False
-    return True
-
-
-@_compiled
-def _see(at: int, telling: int, key: np.uint64) -> bool:
-    """Add a key to the set of a telling; false when the set is more than half full. Key 0 is not a value."""
-    if key == np.uint64(0):
-        return True
-    seen_key = _u8(at, SEEN_KEY)
-    seen_mark = _i8(at, SEEN_MARK)
-    counts = _i8(at, COUNTS)
-    mark = _i8(at, SCALARS)[MARK]
-    size = _i8(at, SCALARS)[SEEN]
-    stamp = mark + telling
-    h = (key ^ (np.uint64(telling) << np.uint64(40))) * np.uint64(0x9E3779B97F4A7C15)
-    place = np.int64(h >> np.uint64(20)) & (size - 1)
-    while seen_mark[place] >= mark:
-        if seen_mark[place] == stamp and seen_key[place] == key:
-            return True
-        place = (place + 1) & (size - 1)
-    if counts[0] * 2 >= size:
-        return False
-    seen_mark[place] = stamp
-    seen_key[place] = key
-    counts[0] += 1
-    counts[1 + telling] += 1
-    return True
-
-
-@_compiled
-def _emit(at: int, i: int, window: int) -> None:
-    """Write the features of a window from the states merged so far."""
-    window_features = _i4(at, WINDOW_FEATURES)
-    feature_kind = _i4(at, FEATURE_KIND)
-    feature_lane = _i4(at, FEATURE_LANE)
-    feature_empty = _f8(at, FEATURE_EMPTY)
-    feature_column = _i4(at, FEATURE_COLUMN)
-    counts = _i8(at, COUNTS)
-    out = _f8(at, OUT)
-    base = i * _i8(at, SCALARS)[COLUMNS]
-    for f in range(window_features[window], window_features[window + 1]):
-        kind = feature_kind[f]
-        lane = feature_lane[f]
-        value = feature_empty[f]
-        if kind == DISTINCT:
-            if counts[1 + lane] > 0:
-                value = float(counts[1 + lane])
+    widths = _i8(at, WINDOW_WIDTH)
+    used = _i4(at, LANES_USED)
+    lane_low = _i4(at, GROUP_LANES)[group]
+    lane_high = _i4(at, GROUP_LANES)[group + 1]
+    rich = _u1(at, LANE_RICH)
+    orders = _i4(at, LANE_ORDER)
+    end = _i8(at, ROW_TIME)[i] - _i8(at, GROUP_DELAY)[group]
+    after = end - widths[window]
+    depth = -1
+    node = root
+    while node >= 0:
+        words = _longs(_node(at, node))
+        place = words[PLACE]
+        first = words[FIRST_TIME]
+        last = words[LAST_TIME]
+        if first > time or (first == time and words[FIRST_SEQUENCE] > sequence):
+            pass  # newer than the window
         else:
-            state = _floats(_query_lane(at, lane))
-            count = state[0]
-            if kind in (VARIANCE, STD):
-                if count >= 2.0:
-                    value = state[2] / (count - 1.0)
-                    if kind == STD:
-                        value = np.sqrt(value)
-            elif count > 0.0:
-                if kind == COUNT:
-                    value = count
-                elif kind == SUM:
-                    value = state[1]
-                elif kind == SINCE:
-                    value = (float(_i8(at, ROW_TIME)[i]) - state[3]) / 1e6
-                else:
-                    value = state[1] / count
-        out[base + feature_column[f]] = value
+            while last <= after:
+                _close(at, i, group, window, own, root, after, time, sequence)
+                window += 1
+                if window == beyond:
+                    return
+                after = end - widths[window]
+            whole = last < time or (last == time and words[LAST_SEQUENCE] <= sequence)
+            if whole and first > after:
+                for n in range(lane_low, lane_high):
+                    lane = used[n]
+                    state = _node_lane(at, node, lane)
+                    if rich[lane]:
+                        _combine(at, lane, state, _query_lane(at, lane), _query_lane(at, lane))
+                    else:
+                        f = _floats(state)
+                        order = orders[lane]
+                        _combine_plain(
+                            at,
+                            lane,
+                            f[0],
+                            f[1] if order > 0 else 0.0,
+                            f[2] if order > 1 else 0.0,
+                            _query_lane(at, lane),
+                        )
+            elif _level(place) > 0:
+                depth += 1
+                starts[depth] = _start(place)
+                places[depth] = _length(place) - 1
+                node = child[_start(place) + _length(place) - 1]
+                continue
+            else:
+                high = _length(place) if whole else _upper(at, place, time, sequence)
+                while True:
+                    low = 0 if first > after else _up_to(at, place, after, high)
+                    for n in range(lane_low, lane_high):
+                        _prepend_slots(at, used[n], place, low, high, _query_lane(at, used[n]))
+                    if low == 0:
+                        break
+                    _close(at, i, group, window, own, root, after, time, sequence)
+                    window += 1
+                    if window == beyond:
+                        return
+                    after = end - widths[window]
+                    high = low
+        while depth >= 0 and places[depth] == 0:
+            depth -= 1
+        if depth < 0:
+            break
+        places[depth] -= 1
+        node = child[starts[depth] + places[depth]]
+    while window < beyond:
+        _close(at, i, group, window, own, root, end - widths[window], time, sequence)
+        window += 1
+
+
+@_compiled
+def _close(
+    at: int, i: int, group: int, window: int, own: bool, root: int, after: int, time: int, sequence: int
+) -> None:
+    """A window is complete: write its features."""
+    tellings = _i4(at, GROUP_TELLINGS)
+    low = tellings[group]
+    for telling in range(low, tellings[group + 1]):
+        _tell_window(at, i, telling - low, telling, own, root, after, time, sequence)
+    features = _i4(at, WINDOW_FEATURES)
+    kinds = _i4(at, FEATURE_KIND)
+    lanes = _i4(at, FEATURE_LANE)
+    columns = _i4(at, FEATURE_COLUMN)
+    empty = _f8(at, FEATURE_EMPTY)
+    out = _f8(at, OUT)
+    base = i * _scalar(at, COLUMNS)
+    for f in range(features[window], features[window + 1]):
+        kind = kinds[f]
+        lane = lanes[f]
+        state = _floats(_query_lane(at, lane))
+        count = state[0]
+        value = empty[f]
+        if kind == COUNT:
+            if count > 0.0:
+                value = count
+        elif kind == SUM:
+            if count > 0.0:
+                value = state[1]
+        elif kind == MEAN:
+            if count > 0.0:
+                value = state[1] / count
+        elif kind in (VARIANCE, STD):
+            if count > 1.0:
+                value = state[2] / (count - 1.0)
+                if kind == STD:
+                    value = np.sqrt(value)
+        elif count > 0.0:
+            value = _rich_value(at, i, kind, lane, f, value)
+        out[base + columns[f]] = value
+
+
+@_compiled
+def _rich_value(at: int, i: int, kind: int, lane: int, f: int, empty: float) -> float:
+    """One of the rarer aggregations of a window that is not empty."""
+    state = _floats(_query_lane(at, lane))
+    count = state[0]
+    parameter = _f8(at, FEATURE_PARAMETER)[f]
+    k = _i4(at, FEATURE_TELLING)[f]
+    clock = _i4(at, LANE_CLOCK)[lane]
+    ends = _i4(at, LANE_ENDS)[lane]
+    extremes = _i4(at, LANE_EXTREMES)[lane]
+    runs = _i4(at, LANE_RUNS)[lane]
+    trend = _i4(at, LANE_TREND)[lane]
+    time = float(_i8(at, ROW_TIME)[i])
+    if kind == DISTINCT:
+        if count > SCAN:
+            return _estimate(_bytes(_longs(at)[TOLD_REGISTER] + k * REGISTERS))
+        return float(_i8(at, TELLING_COUNT)[k])
+    if kind == ENTROPY:
+        return _entropy(at, k, int(count))
+    if kind == QUANTILE:
+        return _quantile(at, k, parameter)
+    if kind == SINCE_LAST:
+        return (time - state[clock + 1]) / 1e6
+    if kind == SINCE_FIRST:
+        return (time - state[clock]) / 1e6
+    if kind == MOMENT:
+        return state[np.int64(parameter)] / count
+    if kind in (SKEWNESS, KURTOSIS):
+        if state[extremes] == state[extremes + 1] or state[2] <= 0.0:
+            return empty
+        variance = state[2] / count
+        if kind == SKEWNESS:
+            return state[3] / count / (variance * np.sqrt(variance))
+        return state[4] / count / (variance * variance) - 3.0
+    if kind == MIN:
+        return state[extremes]
+    if kind == MAX:
+        return state[extremes + 1]
+    if kind == RANGE:
+        return state[extremes + 1] - state[extremes]
+    if kind == FIRST:
+        return state[ends]
+    if kind == LAST:
+        return state[ends + 1]
+    if kind == RUN_UP:
+        return state[runs + 1]
+    if kind == RUN_DOWN:
+        return state[runs + 4]
+    if kind == LONGEST_UP:
+        return state[runs + 2]
+    if kind == LONGEST_DOWN:
+        return state[runs + 5]
+    if kind == SLOPE:
+        if state[clock] == state[clock + 1]:
+            return empty
+        return -state[trend + 2] / state[trend + 1] * _US_PER_HOUR
+    if not _row_counts(at, i, lane):  # velocity, from here on
+        return empty
+    latitude = np.radians(_row_value(at, i, _i4(at, LANE_VALUE)[lane]))
+    before = np.radians(state[ends + 1])
+    turn = np.radians(_row_value(at, i, _i4(at, LANE_SECOND)[lane]) - state[_i4(at, LANE_LAST_SECOND)[lane]])
+    north = np.sin((latitude - before) / 2.0)
+    east = np.sin(turn / 2.0)
+    chord = north * north + np.cos(latitude) * np.cos(before) * east * east
+    kilometres = 2.0 * _EARTH_KM * np.arcsin(min(1.0, np.sqrt(chord)))
+    return kilometres / (max(time - state[clock + 1], 1e6) / _US_PER_HOUR)
+
+
+@_compiled
+def _answer(at: int, i: int, group: int, entity: int, root: int, horizon: int) -> None:
+    """Write all features of a group for row ``i``."""
+    delay = _i8(at, GROUP_DELAY)[group]
+    low = _i4(at, GROUP_WINDOWS)[group]
+    high = _i4(at, GROUP_WINDOWS)[group + 1]
+    widths = _i8(at, WINDOW_WIDTH)
+    used = _i4(at, LANES_USED)
+    time = _i8(at, ROW_TIME)[i] - delay
+    sequence = _i8(at, ROW_SEQUENCE)[i] if delay == 0 else _END
+    own = entity >= 0 and delay == 0 and not _u1(at, GROUP_EXCLUDE)[group]
+    for n in range(_i4(at, GROUP_LANES)[group], _i4(at, GROUP_LANES)[group + 1]):
+        _clear(at, used[n], _query_lane(at, used[n]))
+        if own:
+            _append_row(at, i, used[n], _query_lane(at, used[n]))
+    tellings = _i4(at, GROUP_TELLINGS)
+    for telling in range(tellings[group], tellings[group + 1]):
+        k = telling - tellings[group]
+        lane = _i4(at, TELLING_LANE)[telling]
+        _begin_telling(at, k)
+        _i8(at, TELLING_TIME)[k] = time
+        _i8(at, TELLING_SEQUENCE)[k] = sequence
+        _i8(at, TELLING_BEGUN)[k] = 0
+        if own and _row_counts(at, i, lane):
+            _tell_row(at, i, k, lane)
+    beyond = high
+    while beyond > low and time - widths[beyond - 1] < horizon:
+        # a correction from so far back that this window is not kept whole
+        beyond -= 1
+        for f in range(_i4(at, WINDOW_FEATURES)[beyond], _i4(at, WINDOW_FEATURES)[beyond + 1]):
+            _f8(at, OUT)[i * _scalar(at, COLUMNS) + _i4(at, FEATURE_COLUMN)[f]] = np.nan
+    if beyond > low:
+        _walk(at, i, group, low, beyond, own, root, time, sequence)
+
+
+@_compiled
+def _fetch_leaf(at: int, node: int) -> None:
+    """Ask for the times and values of a leaf."""
+    place = _place(at, node)
+    if _level(place) > 0:
+        return
+    size = 8 * _length(place)
+    for field in range(_scalar(at, SLOT_WORDS)):
+        address = _field(at, place, field)
+        if field == 1:  # sequences: only where the next event goes
+            prefetch(address + size)
+            continue
+        for offset in range(0, size + 8, 64):
+            prefetch(address + offset)
+
+
+@_compiled
+def _fetch_ahead(at: int, i: int, rows: int) -> None:
+    """Ask for what later rows will read, so that the memory answers while this row is computed.
+
+    A step of the way from entity to leaves is asked for when the step before it has had time to arrive.
+    """
+    row_entity = _i4(at, ROW_ENTITY)
+    entity_root = _i4(at, ENTITY_ROOT)
+    child = _i4(at, CHILD)
+    nodes = _longs(at)[NODE]
+    size = 8 * _scalar(at, NODE_WORDS)
+    if i + 10 < rows and row_entity[i + 10] >= 0:
+        prefetch(_longs(at)[ENTITY_ROOT] + 4 * row_entity[i + 10])
+    if i + 8 < rows and row_entity[i + 8] >= 0:
+        root = entity_root[row_entity[i + 8]]
+        if root >= 0:
+            prefetch(nodes + size * root)
+            prefetch(nodes + size * root + size - 8)
+    if i + 6 < rows and row_entity[i + 6] >= 0:
+        root = entity_root[row_entity[i + 6]]
+        if root >= 0:
+            place = _place(at, root)
+            if _level(place) > 0:
+                prefetch(_longs(at)[CHILD] + 4 * _start(place))
+                prefetch(_longs(at)[CHILD] + 4 * (_start(place) + _length(place) - 1))
+    if i + 4 < rows and row_entity[i + 4] >= 0:
+        root = entity_root[row_entity[i + 4]]
+        if root >= 0:
+            place = _place(at, root)
+            if _level(place) > 0:
+                for j in range(max(0, _length(place) - 4), _length(place)):
+                    prefetch(nodes + size * child[_start(place) + j])
+                prefetch(nodes + size * child[_start(place)])
+    if i + 2 < rows and row_entity[i + 2] >= 0:
+        root = entity_root[row_entity[i + 2]]
+        if root >= 0:
+            place = _place(at, root)
+            if _level(place) > 0:
+                newest = child[_start(place) + _length(place) - 1]
+                _fetch_leaf(at, newest)
+                if _length(_place(at, newest)) < LEAF // 2:
+                    _fetch_leaf(at, child[_start(place) + _length(place) - 2])
+                if _length(place) > 2:
+                    _fetch_leaf(at, child[_start(place)])
+            else:
+                _fetch_leaf(at, root)
 
 
 @_entry
 def advance(at: int, begin: int, change: int) -> tuple[int, int, int]:
     """Process rows from ``begin`` and outcome changes from ``change`` in order.
 
-    Returns how far both have come and DONE, or what the caller must enlarge before it continues from there; a row that
-    is begun a second time ends as if it had been begun once.
+    Returns how far both have come and DONE, or MORE_ROOM: the caller enlarges the pools and continues from there.
     """
-    telling_key = _i4(at, TELLING_KEY)
-    row_time = _i8(at, ROW_TIME)
     meta = _i8(at, META)
+    scalars = _i8(at, SCALARS)
     change_row = _i8(at, CHANGE_ROW)
     entity_of = _i4(at, ENTITY_OF)
-    change_record = _i4(at, CHANGE_RECORD)
-    fraud_column = _i8(at, SCALARS)[FRAUD_COLUMN]
-    change_time = _i8(at, CHANGE_TIME)
-    change_sequence = _i8(at, CHANGE_SEQUENCE)
-    change_fraud = _u1(at, CHANGE_FRAUD)
     row_disposition = _u1(at, ROW_DISPOSITION)
     row_record = _i4(at, ROW_RECORD)
-    row_old_time = _i8(at, ROW_OLD_TIME)
-    row_sequence = _i8(at, ROW_SEQUENCE)
     row_entity = _i4(at, ROW_ENTITY)
-    row_watermark = _i8(at, ROW_WATERMARK)
-    retention = _i8(at, SCALARS)[RETENTION]
     entity_root = _i4(at, ENTITY_ROOT)
-    group_delay = _i8(at, GROUP_DELAY)
-    group_lanes = _i4(at, GROUP_LANES)
-    group_windows = _i4(at, GROUP_WINDOWS)
-    lanes_used = _i4(at, LANES_USED)
-    group_exclude = _u1(at, GROUP_EXCLUDE)
-    group_tellings = _i4(at, GROUP_TELLINGS)
-    row_flags = _i8(at, ROW_FLAGS)
-    telling_bit = _i4(at, TELLING_BIT)
-    row_key = _u8(at, ROW_KEY)
-    window_width = _i8(at, WINDOW_WIDTH)
-    window_features = _i4(at, WINDOW_FEATURES)
-    feature_column = _i4(at, FEATURE_COLUMN)
-    scalars = _i8(at, SCALARS)
-    counts = _i8(at, COUNTS)
-    out = _f8(at, OUT)
-    tellings = scalars[TELLINGS]
     for i in range(begin, scalars[ROWS]):
         if (
             meta[SLOT_BUMP] + SPARE_SLOTS > scalars[SLOTS]
             or meta[NODE_BUMP] + SPARE_NODES > scalars[NODES]
             or meta[CHILD_BUMP] + SPARE_NODES * FANOUT > scalars[CHILDREN]
+            or meta[SKETCH_BUMP] + SPARE_NODES > scalars[BLOCKS]
         ):
             return i, change, MORE_ROOM
         while change < scalars[CHANGES] and change_row[change] <= i:
-            entity = entity_of[change_record[change]]
-            if entity >= 0 and fraud_column >= 0:
+            entity = entity_of[_i4(at, CHANGE_RECORD)[change]]
+            if entity >= 0 and scalars[FRAUD_COLUMN] >= 0:
                 _change_outcome(
                     at,
                     entity,
-                    change_time[change],
-                    change_sequence[change],
-                    change_fraud[change],
+                    _i8(at, CHANGE_TIME)[change],
+                    _i8(at, CHANGE_SEQUENCE)[change],
+                    _u1(at, CHANGE_FRAUD)[change] != 0,
                 )
             change += 1
+        _fetch_ahead(at, i, scalars[ROWS])
         if row_disposition[i] > 1:
             continue
         record = row_record[i]
         if row_disposition[i] == 1:
             old = entity_of[record]
             if old >= 0:
-                _remove(at, old, row_old_time[i], row_sequence[i])
+                _remove(at, old, _i8(at, ROW_OLD_TIME)[i], _i8(at, ROW_SEQUENCE)[i])
         entity_of[record] = -1
-        _collect(at, 4)
+        _collect_garbage(at, 4)
         entity = row_entity[i]
         if entity == FOREIGN_ENTITY:
             continue
-        time = row_time[i]
-        horizon = row_watermark[i] - retention
+        horizon = _i8(at, ROW_WATERMARK)[i] - scalars[RETENTION]
         root = -1
         if entity >= 0:
             _evict(at, entity, horizon)
             root = entity_root[entity]
         for group in range(scalars[GROUPS]):
-            delay = group_delay[group]
-            high_time = time - delay
-            high_sequence = row_sequence[i] if delay == 0 else _END
-            lane_low = group_lanes[group]
-            lane_high = group_lanes[group + 1]
-            window_low = group_windows[group]
-            window_high = group_windows[group + 1]
-            for k in range(lane_low, lane_high):
-                lane = lanes_used[k]
-                _clear(_query_lane(at, lane))
-                if entity >= 0 and delay == 0 and not group_exclude[group]:
-                    _merge_row(at, i, lane, _query_lane(at, lane))
-            telling_low = group_tellings[group]
-            telling_high = group_tellings[group + 1]
-            for k in range(1 + tellings):
-                counts[k] = 0
-            if telling_low < telling_high:
-                scalars[MARK] += tellings
-                if entity >= 0 and delay == 0 and not group_exclude[group]:
-                    for k in range(telling_low, telling_high):
-                        if (row_flags[i] >> telling_bit[k]) & 1:
-                            _see(at, k, row_key[i * scalars[KEYS] + telling_key[k]])
-            for window in range(window_low, window_high):
-                after = time - delay - window_width[window]
-                if after < horizon:  # a correction from so far back that this window is not kept whole
-                    for f in range(window_features[window], window_features[window + 1]):
-                        out[i * scalars[COLUMNS] + feature_column[f]] = np.nan
-                    continue
-                if root >= 0:
-                    _gather(at, group, root, after, high_time, high_sequence)
-                    if telling_low < telling_high and not _tell(
-                        at, group, root, after, high_time, high_sequence
-                    ):
-                        return i, change, MORE_SEEN
-                    high_time = after
-                    high_sequence = _END
-                _emit(at, i, window)
-        if entity >= 0 and time > horizon:
+            _answer(at, i, group, entity, root, horizon)
+        if entity >= 0 and _i8(at, ROW_TIME)[i] > horizon:
             _insert(at, entity, i)
             entity_of[record] = entity
     return scalars[ROWS], change, DONE
@@ -1165,7 +2110,6 @@ def sweep(at: int, entities: int, horizon: int, budget: int) -> NDArray[np.int32
     """
     meta = _i8(at, META)
     entity_root = _i4(at, ENTITY_ROOT)
-    node_last_time = _i8(at, NODE_LAST_TIME)
     freed = np.empty(budget, np.int32)
     count = 0
     for _ in range(budget if entities > 0 else 0):
@@ -1173,7 +2117,7 @@ def sweep(at: int, entities: int, horizon: int, budget: int) -> NDArray[np.int32
         if hand >= entities:
             hand = 0
         root = entity_root[hand]
-        if root >= 0 and node_last_time[root] <= horizon:
+        if root >= 0 and _longs(_node(at, root))[LAST_TIME] <= horizon:
             _discard(at, root)
             entity_root[hand] = -1
         if entity_root[hand] == -1:
@@ -1181,5 +2125,5 @@ def sweep(at: int, entities: int, horizon: int, budget: int) -> NDArray[np.int32
             freed[count] = hand
             count += 1
         meta[HAND] = hand + 1
-    _collect(at, 4 * budget)
+    _collect_garbage(at, 4 * budget)
     return freed[:count]

@@ -103,7 +103,9 @@ class Node:
         return mine
 
     def history(self) -> Any:
-        return pyarrow.dataset.dataset(self.home / "history", format="parquet").to_table().sort_by("event_id")
+        self.desk.post("stream/flush")
+        files = [str(path) for path in (self.home / "history").glob("*.parquet")]
+        return pyarrow.dataset.dataset(files, format="parquet").to_table().sort_by("event_id")
 
 
 @pytest.fixture

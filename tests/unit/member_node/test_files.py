@@ -5,10 +5,11 @@ import datetime as dt
 
 import numpy as np
 import polars as pl
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from member_node.streams.events import transactions_of
+from member_node.streams.events import EventSchemaError, check_events, transactions_of
 from member_node.streams.files import EventFileError, Reject, read_events, read_rows, write_rejects
 from member_node.streams.mapping import parse_mapping
 from scoring.schema import Channel, entity_keys
@@ -189,3 +190,80 @@ def test_live_rows_keep_their_order_and_are_checked_alike():
     file = read_rows(rows, MAPPING)
     assert file.events.column("event_id").to_pylist() == [5, 7]
     assert file.rejects == (Reject(2, "amount", "is not a number"),)
+
+
+WIDE = parse_mapping(
+    """
+[columns]
+event_id = "ID"
+time = "AT"
+amount = "EUR"
+correction = "AGAIN"
+device_components = "DEVICE"
+[numbers]
+latitude = "LAT"
+longitude = "LON"
+[constants]
+channel = "card"
+""",
+    name="wide",
+)
+
+
+def test_numbers_corrections_and_components(tmp_path):
+    path = tmp_path / "events.parquet"
+    pl.DataFrame(
+        {
+            "ID": ["a", "b", "a", "b", "c", "d", "e"],
+            "AT": [dt.datetime(2026, 3, 1, 12, minute) for minute in range(7)],
+            "EUR": [1.0, 2.0, 3.0, 4.0, 5.0, 6.0, float("nan")],
+            "AGAIN": [0, None, 1, 0, 2, 0, 0],
+            "DEVICE": ['{"a": 1}', None, None, None, None, "[]", None],
+            "LAT": [48.1, None, -1.5, 1.0, 1.0, 1.0, 1.0],
+            "LON": [float("inf"), 11.5, 1.0, 1.0, 1.0, 1.0, 1.0],
+        }
+    ).write_parquet(path)
+    file = read_events(path, WIDE)
+    assert [(each.row, each.column, each.code) for each in file.rejects] == [
+        (1, "LON", "number-not-finite"),
+        (4, "ID", "malformed"),  # repeats an id and is no correction
+        (5, "AGAIN", "wrong-type"),
+        (6, "DEVICE", "wrong-type"),
+        (7, "EUR", "amount-not-a-number"),
+    ]
+    batch = transactions_of(file.events)
+    assert batch.event_id.tolist() == ["b", "a"]
+    assert batch.correction.tolist() == [False, True]
+    assert batch.numbers["latitude"].tolist()[1] == -1.5
+    assert np.isnan(batch.numbers["latitude"][0])
+    assert batch.numbers["longitude"].tolist() == [11.5, 1.0]
+    rows = [
+        {"event_id": "a", "time": "2026-03-01T12:00:00Z", "amount": 1, "latitude": 2.5, "correction": True}
+    ]
+    live = transactions_of(read_rows(rows, WIDE).events)
+    assert (live.correction.tolist(), live.numbers["latitude"].tolist()) == ([True], [2.5])
+
+
+@pytest.mark.parametrize(
+    ("columns", "wanted"),
+    [
+        ({"amount": pa.array([1])}, "'amount' holds int64"),
+        ({"amount": pa.array([None], pa.float64())}, "'amount' holds nulls"),
+        ({"correction": pa.array([1])}, "'correction' holds int64"),
+        ({"correction": pa.array([None], pa.bool_())}, "'correction' holds nulls"),
+        ({"latitude": pa.array([1])}, "'latitude' holds int64"),
+        ({"class": pa.array([1.0])}, "'class' is no attribute"),
+        ({"time": pa.array([1.0])}, "'time' is no attribute"),
+        ({"customer": pa.array([1.0])}, "'customer' holds double"),
+    ],
+)
+def test_batches_that_are_no_events_are_named(columns, wanted):
+    fixed = {
+        "event_id": pa.array([1]),
+        "time_us": pa.array([1]),
+        "channel": pa.array([1], pa.uint8()),
+        "amount": pa.array([1.0]),
+    }
+    check_events(pa.record_batch(fixed))
+    with pytest.raises(EventSchemaError, match=wanted):
+        check_events(pa.record_batch(fixed | columns))

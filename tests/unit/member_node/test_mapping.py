@@ -86,3 +86,11 @@ def test_mistakes_are_named(old, new, words):
 def test_a_missing_file_is_named(tmp_path):
     with pytest.raises(MappingError, match=r"absent\.toml"):
         load_mapping(tmp_path / "absent.toml")
+
+
+def test_numbers_have_free_names():
+    start = '[columns]\nevent_id = "a"\ntime = "b"\namount = "c"\n[constants]\nchannel = "card"\n[numbers]\n'
+    assert parse_mapping(start + 'latitude = "LAT"', name="x").numbers == {"latitude": "LAT"}
+    for name in ("amount", "customer", "time", "correction", "class", '"two words"'):
+        with pytest.raises(MappingError, match=r"\[numbers\] .* must be an identifier"):
+            parse_mapping(f'{start}{name} = "LAT"', name="x")

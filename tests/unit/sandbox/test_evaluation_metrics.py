@@ -9,8 +9,9 @@ from hypothesis import strategies as st
 
 from sandbox.evaluation.calendar import EPOCH, Weeks
 from sandbox.evaluation.daily import BankDayCounts, admitted
-from sandbox.evaluation.metrics import card_precision, quality
+from sandbox.evaluation.metrics import quality
 from sandbox.evaluation.windows import SharedWindow, shared_window, trailing
+from scoring.models.metrics import card_precision
 
 DAY = 86_400_000_000
 

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from scoring.rules.columns import Column, ColumnSchema, ColumnType, TextColumn, cell
 from scoring.rules.language import RuleSyntaxError, parse_condition
 from scoring.rules.scalar import compile_scalar
-from scoring.rules.vectorised import compile_vectorised
+from scoring.rules.vectorised import Program, compile_vectorised
 
 SCHEMA = ColumnSchema(
     [
@@ -237,3 +237,36 @@ def test_the_scalar_path_equals_the_vectorised_one(text, rows):
             wanted, failed = False, True
         assert bool(hits[index]) == wanted, (text, row)
         assert (errors is not None and bool(errors[index])) == failed, (text, row)
+
+
+@settings(max_examples=150, deadline=None)
+@given(
+    texts=st.lists(expressions(1) | expressions(2), min_size=2, max_size=6),
+    again=st.booleans(),
+    rows=st.lists(
+        st.tuples(CELLS, CELLS, CELLS, st.booleans(), st.booleans(), WORDS, WORDS), min_size=2, max_size=6
+    ),
+)
+def test_rules_compiled_together_share_parts_and_change_nothing(texts, again, rows):
+    if again:
+        texts = [*texts, texts[0], f"{texts[0]} and {texts[1]}", f"not ({texts[1]} or {texts[0]})"]
+    parsed = [parse_condition(text, SCHEMA) for text in texts]
+    # A matrix row by row, as the feature engine gives it: columns are strided views.
+    matrix = np.array([row[:3] for row in rows])
+    columns = {name: matrix[:, place] for place, name in enumerate(("amount", "mean", "count"))}
+    columns |= {"night": np.array([row[3] for row in rows]), "known": np.array([row[4] for row in rows])}
+    columns |= {
+        "channel": TextColumn.of([r[5] for r in rows]),
+        "country": TextColumn.of([r[6] for r in rows]),
+    }
+    program = Program(parsed)
+    frame = program.start(columns, len(rows))
+    for index, expression in enumerate(parsed):
+        with np.errstate(all="ignore"):
+            hits, errors = program.hits(index, frame)
+        wanted, wrong = compile_vectorised(expression)(columns, len(rows))
+        np.testing.assert_array_equal(np.zeros(len(rows), bool) if hits is None else hits, wanted)
+        np.testing.assert_array_equal(
+            np.zeros(len(rows), bool) if errors is None else errors,
+            np.zeros(len(rows), bool) if wrong is None else wrong,
+        )

@@ -1,0 +1,162 @@
+"""What was decided of a batch, as rows: in the journal before it leaves, and in the history beside its features.
+
+A decision holds all that cannot be computed again from the events: the verdicts as given, by which rule or list, of
+which version, the model's score, the consortium's evidence of the moment, and the reasons that were told.
+"""
+
+from __future__ import annotations
+
+import base64
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import msgspec
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+from numpy.typing import NDArray
+
+from member_node.storage.cases import VERDICT, Alert
+from member_node.streams.events import CORRECTION, DEVICE_COMPONENTS, EventBatch
+from scoring.reasons import Reason
+from scoring.scored import ScoredRows
+from scoring.verdicts import VERDICT_LABELS, Verdict
+
+# The journal frame of the events that a frame of decisions is about.
+OF = "of"
+# What the rules said that the brake counted, so that it can count the same after a restart.
+SPOKE = "spoke"
+DEPLOYMENT = "deployment"
+# Up to so many rows a list of texts is built faster than a dictionary of them.
+_FEW = 16
+NOT_KEPT = (CORRECTION, DEVICE_COMPONENTS)
+
+
+def decision_rows(scored: ScoredRows, kept: Mapping[str, Any], degraded: bool) -> pa.RecordBatch:
+    """One row for each judged row. ``kept``: columns of the consortium; ``degraded``: it could not be asked."""
+    rows = len(scored)
+    columns: dict[str, Any] = {
+        "verdict": labels(scored.live.verdict),
+        "rule": names(scored.live.decider, scored.deciders),
+        "verdict_alone": labels(scored.alone.verdict),
+        "rule_alone": names(scored.alone.decider, scored.deciders),
+        "rule_version": pa.array(scored.version),
+        "reasons": _reason_texts(scored.reasons, rows),
+        **kept,
+        "degraded": pa.array(np.full(rows, degraded)),
+    }
+    if scored.has_model:
+        columns["model_score"] = pa.array(scored.score, mask=np.isnan(scored.score))
+        columns["model_degraded"] = pa.array(scored.model_degraded)
+        columns["model_version"] = pa.array(np.full(rows, scored.model_version, np.int32))
+    if scored.device_ids is not None:
+        columns["device_linked"] = pa.array(scored.device_ids, type=pa.string())
+    for version, verdict in scored.shadow_verdicts.items():
+        columns[f"verdict_rules_{version}"] = labels(verdict)
+    for version, score in scored.shadow_scores.items():
+        columns[f"score_model_{version}"] = pa.array(score, mask=np.isnan(score))
+    return pa.record_batch(columns)
+
+
+def decision_facts(sequence: int, scored: ScoredRows) -> dict[str, str]:
+    """Facts of the frame of decisions about the events of frame ``sequence``."""
+    facts = {OF: str(sequence), DEPLOYMENT: str(scored.deployment)}
+    if len(scored.spoke):
+        facts[SPOKE] = base64.b85encode(scored.spoke.astype("<i4").tobytes()).decode()
+    return facts
+
+
+def recalled(rows: pa.RecordBatch, facts: Mapping[str, str]) -> tuple[NDArray[np.int16], NDArray[np.int32]]:
+    """Rule versions int16 [m] and what the rules said, int32 [k, 3], of a frame of decisions."""
+    version = np.asarray(rows.column("rule_version").to_numpy(zero_copy_only=False), dtype=np.int16)
+    spoke = np.frombuffer(base64.b85decode(facts.get(SPOKE, "")), "<i4").reshape(-1, 3)
+    return version, spoke.astype(np.int32)
+
+
+def history_table(
+    events: EventBatch | pa.Table,
+    decisions: pa.RecordBatch | pa.Table,
+    features: Mapping[str, NDArray[np.float64]],
+) -> pa.Table:
+    """Events as they came (without fingerprint components), what was decided, and ``features``."""
+    columns = {name: events.column(name) for name in events.schema.names if name not in NOT_KEPT}
+    columns |= {name: decisions.column(name) for name in decisions.schema.names}
+    columns |= {name: pa.array(values) for name, values in features.items() if name not in columns}
+    return pa.table(columns)
+
+
+def alerts_of(sequence: int, events: EventBatch, decisions: pa.RecordBatch, least: Verdict) -> list[Alert]:
+    """The alerts of a frame: one for each row whose verdict is at least ``least``."""
+    wanted = pa.array(VERDICT_LABELS[max(int(least), 1) :])
+    verdicts = decisions.column("verdict")
+    rows = np.flatnonzero(pc.is_in(verdicts, value_set=wanted).to_numpy(zero_copy_only=False))
+    if not len(rows):
+        return []
+    chosen = pa.array(rows)
+    customer = _texts(events, "customer", chosen)
+    score = _column(decisions, "model_score", chosen)
+    found = zip(
+        rows.tolist(),
+        _texts(events, "event_id", chosen),
+        events.column("time_us").take(chosen).to_pylist(),
+        events.column("amount").take(chosen).to_pylist(),
+        customer,
+        verdicts.take(chosen).to_pylist(),
+        _texts(decisions, "rule", chosen),
+        _texts(decisions, "reasons", chosen),
+        score,
+        strict=True,
+    )
+    return [
+        Alert(
+            source=f"{sequence}:{row}",
+            kind=VERDICT,
+            customer=who,
+            event_id=event_id,
+            time_us=time_us,
+            verdict=VERDICT_LABELS.index(verdict),
+            rule=rule,
+            amount=amount,
+            score=value,
+            reasons=told,
+        )
+        for row, event_id, time_us, amount, who, verdict, rule, told, value in found
+    ]
+
+
+def labels(verdict: NDArray[np.uint8]) -> pa.Array:
+    """Verdicts by their labels, text [n]."""
+    return _named(verdict, VERDICT_LABELS, None)
+
+
+def names(index: NDArray[np.int16], known: Sequence[str]) -> pa.Array:
+    """``known`` names by position, text [n]; null where the position is negative."""
+    return _named(index, known, index < 0)
+
+
+def _named(index: NDArray[Any], known: Sequence[str], mask: NDArray[np.bool_] | None) -> pa.Array:
+    if len(index) <= _FEW:
+        return pa.array([known[each] if each >= 0 else None for each in index.tolist()], pa.string())
+    indices = pa.array(index.astype(np.int16), mask=mask)
+    return pa.DictionaryArray.from_arrays(indices, pa.array(known, type=pa.string())).cast(pa.string())
+
+
+def _reason_texts(reasons: Mapping[int, Sequence[Reason]], rows: int) -> pa.Array:
+    if not reasons:
+        return pa.nulls(rows, pa.string())
+    texts: list[str | None] = [None] * rows
+    for row, given in reasons.items():
+        told = [{"rule": each.rule, "verdict": each.verdict.label, "text": each.text} for each in given]
+        texts[row] = msgspec.json.encode(told).decode()
+    return pa.array(texts, type=pa.string())
+
+
+def _column(rows: pa.RecordBatch, name: str, chosen: pa.Array) -> list[Any]:
+    if name not in rows.schema.names:
+        return [None] * len(chosen)
+    values: list[Any] = rows.column(name).take(chosen).to_pylist()
+    return values
+
+
+def _texts(rows: pa.RecordBatch, name: str, chosen: pa.Array) -> list[str]:
+    return ["" if value is None else str(value) for value in _column(rows, name, chosen)]

@@ -1,0 +1,193 @@
+"""Micro-batches: what arrives within a moment is taken as one batch by a thread of its own, in the order it arrived.
+
+The queue is bounded (a full one is refused at once, so that senders slow down instead of waiting in vain), waiting is
+bounded (by a deadline that is looked at while the batch before is still under way), and every waiting caller gets its
+own answer or the exception of its batch.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections import deque
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Generic, TypeVar
+
+from governance.messages.problems import RequestError
+
+MAX_WAIT_MS = 2.0
+MAX_WEIGHT = 4_096
+QUEUE_WEIGHT = 50_000
+DEADLINE_SECONDS = 5.0
+RETRY_AFTER_SECONDS = 1
+
+T = TypeVar("T")
+R = TypeVar("R")
+
+
+class BusyError(RequestError):
+    """Not taken: the queue is full, the answer would come too late, or the node is closing. Safe to send again."""
+
+    def __init__(self, detail: str) -> None:
+        super().__init__("unavailable", detail)
+
+
+@dataclass(eq=False, slots=True)
+class _Waiting(Generic[T, R]):
+    item: T
+    weight: int
+    arrived: float
+    answer: asyncio.Future[R]
+
+
+class MicroBatcher(Generic[T, R]):
+    """Collects items on an event loop and gives them, some at a time, to ``take`` in one worker thread."""
+
+    def __init__(
+        self,
+        take: Callable[[Sequence[T]], Sequence[R | RequestError]],
+        *,
+        max_wait_ms: float = MAX_WAIT_MS,
+        max_weight: int = MAX_WEIGHT,
+        queue_weight: int = QUEUE_WEIGHT,
+        deadline_seconds: float = DEADLINE_SECONDS,
+    ) -> None:
+        """``take`` gives one result or refusal an item; what it raises is raised for every item of the batch.
+
+        A batch is taken when its first item has waited ``max_wait_ms`` or its items weigh ``max_weight`` (rows); one
+        that is heavier by itself is a batch of its own.
+        """
+        self._take = take
+        self._max_wait = max_wait_ms / 1000
+        self._max_weight = max_weight
+        self._queue_weight = queue_weight
+        self._deadline = deadline_seconds
+        self._queue: deque[_Waiting[T, R]] = deque()
+        self._weight = 0
+        self._under_way: list[_Waiting[T, R]] = []
+        self._timer: asyncio.TimerHandle | None = None
+        self._sweeper: asyncio.TimerHandle | None = None
+        self._closing = False
+        self._idle: asyncio.Event | None = None
+        self._worker = ThreadPoolExecutor(1, thread_name_prefix="ingest")
+
+    @property
+    def waiting(self) -> int:
+        """The weight of what is queued."""
+        return self._weight
+
+    def submit(self, item: T, weight: int = 1) -> asyncio.Future[R]:
+        """Queue an item, from the event loop's thread. Raises :class:`BusyError` where it cannot be taken.
+
+        The future gives the item's result, or raises: the item's refusal, :class:`BusyError` after the deadline (the
+        item may then have been taken all the same), or what ``take`` raised.
+        """
+        if self._closing:
+            raise BusyError("the node is closing")
+        if self._queue and self._weight + weight > self._queue_weight:
+            raise BusyError("too many events are waiting")
+        loop = asyncio.get_running_loop()
+        waiting: _Waiting[T, R] = _Waiting(item, weight, time.perf_counter(), loop.create_future())
+        self._queue.append(waiting)
+        self._weight += weight
+        if not self._under_way:
+            self._plan(loop)
+        if self._sweeper is None:
+            self._sweeper = loop.call_later(self._deadline / 4, self._sweep, loop)
+        return waiting.answer
+
+    async def close(self, seconds: float) -> None:
+        """Take nothing more, let what is queued be answered for so long, refuse the rest, and end the thread."""
+        self._closing = True
+        loop = asyncio.get_running_loop()
+        if self._queue or self._under_way:
+            self._idle = asyncio.Event()
+            if not self._under_way:
+                self._start(loop)
+            try:
+                async with asyncio.timeout(seconds):
+                    await self._idle.wait()
+            except TimeoutError:
+                self._refuse([*self._under_way, *self._queue], "the node is closing")
+                self._queue.clear()
+                self._weight = 0
+        for timer in (self._timer, self._sweeper):
+            if timer is not None:
+                timer.cancel()
+        await asyncio.to_thread(self._worker.shutdown)
+
+    def _plan(self, loop: asyncio.AbstractEventLoop) -> None:
+        """Start the next batch now, or when its first item has waited long enough."""
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        left = self._queue[0].arrived + self._max_wait - time.perf_counter()
+        if left <= 0 or self._weight >= self._max_weight or self._closing:
+            self._start(loop)
+        else:
+            self._timer = loop.call_later(left, self._start, loop)
+
+    def _start(self, loop: asyncio.AbstractEventLoop) -> None:
+        self._timer = None
+        batch: list[_Waiting[T, R]] = []
+        weight = 0
+        while self._queue and (not batch or weight + self._queue[0].weight <= self._max_weight):
+            each = self._queue.popleft()
+            self._weight -= each.weight
+            if not each.answer.done():  # its caller may have gone, or its deadline passed
+                batch.append(each)
+                weight += each.weight
+        if not batch:
+            self._finished(loop)
+            return
+        self._under_way = batch
+        running = loop.run_in_executor(self._worker, self._take, [each.item for each in batch])
+        running.add_done_callback(lambda done: self._deliver(loop, batch, done))
+
+    def _deliver(
+        self,
+        loop: asyncio.AbstractEventLoop,
+        batch: Sequence[_Waiting[T, R]],
+        done: asyncio.Future[Sequence[R | RequestError]],
+    ) -> None:
+        self._under_way = []
+        error = done.exception()
+        if error is not None:
+            for each in batch:
+                if not each.answer.done():
+                    each.answer.set_exception(error)
+        else:
+            for each, result in zip(batch, done.result(), strict=True):
+                if each.answer.done():
+                    continue
+                if isinstance(result, RequestError):
+                    each.answer.set_exception(result)
+                else:
+                    each.answer.set_result(result)
+        self._finished(loop)
+
+    def _finished(self, loop: asyncio.AbstractEventLoop) -> None:
+        if self._queue:
+            self._plan(loop)
+        elif self._idle is not None:
+            self._idle.set()
+
+    def _sweep(self, loop: asyncio.AbstractEventLoop) -> None:
+        """Refuse what has waited too long; the oldest stand first."""
+        self._sweeper = None
+        latest = time.perf_counter() - self._deadline
+        late = [each for each in self._under_way if each.arrived <= latest]
+        for each in self._queue:
+            if each.arrived > latest:
+                break
+            late.append(each)
+        self._refuse(late, "the verdict did not come in time")
+        if self._queue or self._under_way:
+            self._sweeper = loop.call_later(self._deadline / 4, self._sweep, loop)
+
+    def _refuse(self, waiting: Sequence[_Waiting[T, R]], detail: str) -> None:
+        for each in waiting:
+            if not each.answer.done():
+                each.answer.set_exception(BusyError(f"{detail}; send it again, no event is applied twice"))

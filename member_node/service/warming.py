@@ -1,0 +1,77 @@
+"""Compiling the kernels of a stream before its first event, and saying so: only a version's first start compiles."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import numba.core.event
+import numpy as np
+
+from member_node.streams.events import is_number_name
+from scoring.engine import Engine
+from scoring.features.spec import FeatureSpec, FieldFeature
+from scoring.features.windows import FRAUD
+from scoring.schema import Channel, OutcomeBatch, TransactionBatch
+
+LOGGER = logging.getLogger(__name__)
+_COMPILE = "numba:compile"
+_ROWS = 2
+
+
+class _Teller(numba.core.event.Listener):
+    """Tells of each kernel that is compiled rather than loaded from the cache on disk."""
+
+    def __init__(self, told: Callable[[str], None]) -> None:
+        self._told = told
+        self._began: list[float] = []
+        self.count = 0
+
+    def on_start(self, event: Any) -> None:
+        self._began.append(time.perf_counter())
+        if len(self._began) == 1:
+            self._told(str(event.data["dispatcher"].__name__))
+
+    def on_end(self, event: Any) -> None:
+        seconds = time.perf_counter() - self._began.pop()
+        if not self._began:
+            self.count += 1
+            LOGGER.info("compiled %s in %.1f s", event.data["dispatcher"].__name__, seconds)
+
+
+@contextmanager
+def compiling(told: Callable[[str], None]) -> Iterator[_Teller]:
+    """Inside, ``told`` is called with the name of each kernel that has to be compiled."""
+    teller = _Teller(told)
+    numba.core.event.register(_COMPILE, teller)  # type: ignore[no-untyped-call]
+    try:
+        yield teller
+    finally:
+        numba.core.event.unregister(_COMPILE, teller)  # type: ignore[no-untyped-call]
+
+
+def warm(engine: Engine, spec: FeatureSpec) -> None:
+    """Have every kernel of a spec ready, by two transactions of nobody; ``engine`` is of no use afterwards."""
+    ones = np.ones(_ROWS, np.uint64)
+    times = np.array([1_000_000, 2_000_000], np.int64)
+    entities = {name: ones.copy() for each in spec.entities for name in each.split("+")}
+    batch = TransactionBatch(
+        event_id=np.arange(_ROWS, dtype=np.int64),
+        time_us=times,
+        channel=np.full(_ROWS, Channel.CARD, np.uint8),
+        amount=np.ones(_ROWS),
+        entities=entities,
+        numbers={name: np.ones(_ROWS) for name in read_numbers(spec)},
+    )
+    engine.update(batch, OutcomeBatch(np.zeros(1, np.int64), np.ones(1, np.bool_), times[:1]))
+
+
+def read_numbers(spec: FeatureSpec) -> tuple[str, ...]:
+    """The numeric attributes that a spec reads beside the amount."""
+    read = [value for each in spec.windows for value in (each.value, each.value2) if value]
+    read += [each.field for each in spec.features if isinstance(each, FieldFeature)]
+    read += [span.number for each in spec.filters for span in each.spans]
+    return tuple(name for name in dict.fromkeys(read) if is_number_name(name) and name != FRAUD)

@@ -1,0 +1,310 @@
+"""The scoring core: a batch of transactions in, verdicts with their features, scores and reasons out.
+
+Pure: no input or output, no clock, no threads. Two steps, so that the features of one batch can be computed while
+another is judged, with the same result:
+
+- :meth:`ScoringCore.advance` changes the state of features and devices, and sees every accepted batch in order;
+- :meth:`ScoringCore.judge` reads what is in force (rules, lists, models) and changes the brake.
+
+Precedence: a block list blocks; else an allow list allows; else the rules decide, without those the customer is exempt
+from and with braked rules silent. A model that fails leaves ``model_score`` missing and ``model_degraded`` true: the
+rules decide alone, and the verdict says so.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from scoring.brake import Brake, BrakeCount
+from scoring.devices.linker import NUMBERS as DEVICE_NUMBERS
+from scoring.devices.linker import DeviceLinker
+from scoring.features.engine import FeatureMatrix
+from scoring.models.explanation import top_reasons
+from scoring.reasons import Reason, reasons
+from scoring.rules.columns import TextColumn
+from scoring.rules.deployment import Deployment, DeploymentJudgement, rollout_buckets
+from scoring.rules.evaluation import Judgement, decide
+from scoring.schema import OutcomeBatch, TransactionBatch
+from scoring.scored import MODEL_DEGRADED, MODEL_SCORE, Advanced, InForce, ScoredRows, Sight, Words
+from scoring.verdicts import Verdict
+
+
+class Engine(Protocol):
+    """A feature engine: one in this process, or several behind shards."""
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The features, in the order of the matrix."""
+
+    def update(self, batch: TransactionBatch, outcomes: OutcomeBatch | None = None) -> FeatureMatrix:
+        """Apply a batch in arrival order and give its features."""
+
+    def state(self) -> dict[str, NDArray[Any]]:
+        """Copies of all state, for a snapshot."""
+
+    def restore(self, arrays: Mapping[str, NDArray[Any]]) -> None:
+        """Take over a state; ValueError for that of another spec."""
+
+
+class ScoringCore:
+    """One stream's state. Each of the two steps is for one thread at a time, in the same order."""
+
+    def __init__(
+        self,
+        engine: Engine,
+        *,
+        features: Sequence[str],
+        linker: DeviceLinker | None = None,
+        brake: Brake | None = None,
+    ) -> None:
+        """``features``: those of the engine that rules and models may read and the history keeps."""
+        self._engine = engine
+        self._names = tuple(features)
+        self._places = np.array([engine.names.index(name) for name in features], np.int64)
+        self._linker = linker
+        self._brake = brake or Brake()
+
+    def advance(
+        self,
+        batch: TransactionBatch,
+        outcomes: OutcomeBatch | None = None,
+        bundles: Sequence[Mapping[str, Any] | str | bytes | None] | None = None,
+    ) -> Advanced:
+        """Take in a batch, after the outcomes known before it. ``bundles``: fingerprint components by row, decoded
+        or as JSON."""
+        ids: NDArray[np.object_] | None = None
+        if self._linker is not None:
+            batch, ids = self._linked(self._linker, batch, bundles)
+        matrix = self._engine.update(batch, outcomes)
+        rows = np.flatnonzero(matrix.applied)
+        if len(rows) == len(batch):
+            values = matrix.values.T[self._places]
+        else:
+            values = np.ascontiguousarray(matrix.values[np.ix_(rows, self._places)].T)
+            batch = batch.take(rows)
+            ids = None if ids is None else ids[rows]
+        names = self._names
+        if self._linker is not None:
+            names = (*names, *DEVICE_NUMBERS)
+            values = np.concatenate([values, [batch.numbers[name] for name in DEVICE_NUMBERS]])
+        return Advanced(matrix.disposition, matrix.refusal, rows, batch, names, values, ids)
+
+    def judge(
+        self,
+        advanced: Advanced,
+        live: Sight,
+        alone: Sight,
+        differing: NDArray[np.int64],
+        force: InForce,
+    ) -> ScoredRows:
+        """Judge the rows of ``advanced``. ``live``: what the bank knows of them beside features; ``alone``: what it
+        would know without the consortium, which differs in the rows ``differing`` only."""
+        batch = advanced.batch
+        rows = len(batch)
+        columns: dict[str, Any] = dict(zip(advanced.names, advanced.values, strict=True))
+        columns |= live.columns
+        hits = force.lists.probe(batch.entities, batch.time_us)
+        columns |= hits
+        models = force.models.columns(columns, rows)
+        columns[MODEL_SCORE], columns[MODEL_DEGRADED] = models.score, models.degraded
+
+        def exempt(rule_ids: Sequence[str]) -> NDArray[np.bool_] | None:
+            return force.lists.exempt(batch.entities, batch.time_us, rule_ids)
+
+        deployment = force.deployment
+        bucket = rollout_buckets(batch)
+        judged = deployment.evaluate(columns, rows, live.limits, bucket, exempt)
+        stands, alarms = self._brake.apply(deployment, judged, batch.time_us)
+        forced, which = force.lists.effects(hits, rows)
+        words = _forced(stands.live, forced, which)
+        return ScoredRows(
+            live=words,
+            alone=self._alone(words, columns, alone, batch, bucket, differing, force, forced, which),
+            deciders=force.deciders,
+            deployment=deployment.number,
+            version=judged.version,
+            reasons=_reasons(force, stands.live, words, columns),
+            score=models.score,
+            model_degraded=models.degraded,
+            model_version=0 if force.models.active is None else force.models.active.version,
+            model_failure=force.models.failure,
+            shadow_verdicts={version: each.verdict for version, each in judged.shadows.items()},
+            shadow_scores=models.shadows,
+            rule_hits=np.count_nonzero(judged.live.hits, axis=0),
+            rule_errors=judged.live.errors,
+            alarms=tuple(alarms),
+            spoke=_spoke(deployment, judged.live),
+            device_ids=advanced.device_ids,
+        )
+
+    def recall(
+        self,
+        advanced: Advanced,
+        version: NDArray[np.int16],
+        spoke: NDArray[np.int32],
+        deployment: Deployment,
+    ) -> None:
+        """Have the brake count a batch judged before a restart: ``version``, ``spoke`` and ``deployment`` of then."""
+        rows, count = len(advanced.batch), len(deployment.rules)
+        effective = np.zeros((count, rows), np.uint8)
+        first = dict(zip((each.version for each in deployment.live), _first_rules(deployment), strict=True))
+        for row, place, verdict in spoke.tolist():
+            effective[first[int(version[row])] + place, row] = verdict
+        nothing = np.zeros(count, np.int64)
+        judgement = Judgement(
+            effective.max(axis=0, initial=0),
+            np.full(rows, -1, np.int16),
+            effective.T > 0,
+            effective.T,
+            nothing,
+            nothing,
+        )
+        self._brake.apply(deployment, DeploymentJudgement(judgement, version, {}), advanced.batch.time_us)
+
+    def state(self) -> dict[str, NDArray[Any]]:
+        """Copies of all state as plain arrays; :meth:`restore` goes on from them to the bit."""
+        brake = self._brake.state()
+        # Keys are the one text in all the state: as bytes it is numbers like the rest.
+        brake["tripped"] = np.frombuffer("\n".join(brake["tripped"].tolist()).encode(), np.uint8)
+        parts = {"engine": self._engine.state(), "brake": brake}
+        if self._linker is not None:
+            parts["devices"] = self._linker.state()
+        return {f"{part}/{name}": array for part, arrays in parts.items() for name, array in arrays.items()}
+
+    def restore(self, arrays: Mapping[str, NDArray[Any]], deployment: Deployment) -> None:
+        """Take over a state saved while ``deployment`` judged. Raises ValueError for that of another feature spec or
+        deployment."""
+        parts: dict[str, dict[str, NDArray[Any]]] = {"engine": {}, "brake": {}, "devices": {}}
+        for name, array in arrays.items():
+            part, _, rest = name.partition("/")
+            parts[part][rest] = array
+        self._engine.restore(parts["engine"])
+        if self._linker is not None:
+            self._linker.restore(parts["devices"])
+        held = parts["brake"]
+        stopped = held["tripped"].tobytes().decode().split("\n")
+        held["tripped"] = np.array(stopped[: len(held["tripped_releases"])], dtype=np.str_)
+        self._brake.restore(held, deployment)
+
+    def brake_counts(self) -> list[BrakeCount]:
+        """What the brake's windows hold for each live rule."""
+        return self._brake.counts()
+
+    @staticmethod
+    def _linked(
+        linker: DeviceLinker,
+        batch: TransactionBatch,
+        bundles: Sequence[Mapping[str, Any] | str | bytes | None] | None,
+    ) -> tuple[TransactionBatch, NDArray[np.object_]]:
+        """The batch with the linked device as its ``device`` where components were given, and device numbers."""
+        nobody = np.zeros(len(batch), np.uint64)
+        given = bundles if bundles is not None else [None] * len(batch)
+        found = linker.observe(given, batch.entities.get("customer", nobody), batch.time_us)
+        device = np.where(found.device != 0, found.device, batch.entities.get("device", nobody))
+        linked = replace(
+            batch,
+            entities={**batch.entities, "device": device},
+            numbers={**batch.numbers, **found.numbers},
+        )
+        return linked, found.device_id
+
+    def _alone(
+        self,
+        words: Words,
+        columns: Mapping[str, Any],
+        alone: Sight,
+        batch: TransactionBatch,
+        bucket: NDArray[np.uint64],
+        differing: NDArray[np.int64],
+        force: InForce,
+        forced: NDArray[np.int8],
+        which: NDArray[np.int16],
+    ) -> Words:
+        """The words without the consortium: judged again only where something differs."""
+        if not len(differing):
+            return words
+        deployment = force.deployment
+        seen = {**columns, **alone.columns}
+        part = {name: _taken(seen[name], differing) for name in deployment.columns if name in seen}
+        limits = {kind: limit[differing] for kind, limit in alone.limits.items()}
+        keys = {name: each[differing] for name, each in batch.entities.items()}
+        times = batch.time_us[differing]
+        judged = deployment.evaluate(
+            part, len(differing), limits, bucket[differing], lambda ids: force.lists.exempt(keys, times, ids)
+        )
+        judgement = judged.live
+        stopped = self._brake.stopped
+        if stopped:
+            silent = [place for place, rule in enumerate(deployment.rules) if rule.key in stopped]
+            effective = judgement.effective.copy()
+            effective[:, silent] = 0
+            verdict, rule = decide(effective)
+            judgement = replace(judgement, verdict=verdict, rule=rule)
+        found = _forced(judgement, forced[differing], which[differing])
+        verdict, decider = words.verdict.copy(), words.decider.copy()
+        verdict[differing], decider[differing] = found.verdict, found.decider
+        return Words(verdict, decider)
+
+
+def _forced(judgement: Judgement, forced: NDArray[np.int8], which: NDArray[np.int16]) -> Words:
+    """The rules' words, and the lists' where one decides."""
+    rows = np.flatnonzero(forced >= 0)
+    if not len(rows):
+        return Words(judgement.verdict, judgement.rule)
+    verdict, decider = judgement.verdict.copy(), judgement.rule.copy()
+    verdict[rows] = forced[rows]
+    decider[rows] = judgement.hits.shape[1] + which[rows]
+    return Words(verdict, decider)
+
+
+def _reasons(
+    force: InForce, judgement: Judgement, words: Words, columns: Mapping[str, Any]
+) -> dict[int, tuple[Reason, ...]]:
+    """Why each row that is not allowed is not: the list that decided, the rules that spoke, and the model's reasons."""
+    deployment, model = force.deployment, force.models.active
+    if not words.verdict.any():
+        return {}
+    found = reasons(deployment, replace(judgement, verdict=words.verdict), columns)
+    rules = len(deployment.rules)
+    for row in np.flatnonzero((words.decider >= rules) & (words.verdict > 0)).tolist():
+        table = force.lists.tables[int(words.decider[row]) - rules]
+        verdict = Verdict(int(words.verdict[row]))
+        text = f"its {table.entity} is on the {table.kind} list {table.name}"
+        found[row] = (Reason(f"list:{table.name}", verdict, text), *found[row])
+    if model is None or not force.model_rules or not found:
+        return found
+    rows = np.flatnonzero(judgement.effective[:, force.model_rules].any(axis=1) & (words.verdict > 0))
+    if len(rows):
+        told = top_reasons(model, model.inputs(columns, rows))
+        for row, contributions in zip(rows.tolist(), told, strict=True):
+            text = "; ".join(each.text for each in contributions)
+            verdict = Verdict(int(words.verdict[row]))
+            found[row] = (*found[row], Reason(f"model:{model.name}", verdict, text))
+    return found
+
+
+def _spoke(deployment: Deployment, judgement: Judgement) -> NDArray[np.int32]:
+    rows = np.flatnonzero(judgement.verdict)
+    if not len(rows):
+        return np.empty((0, 3), np.int32)
+    effective = judgement.effective[rows]
+    place, rule = np.nonzero(effective)
+    own = rule - np.array(_first_rules(deployment), np.int64)[deployment.lanes[rule]]
+    return np.stack([rows[place], own, effective[place, rule]], axis=1).astype(np.int32)
+
+
+def _first_rules(deployment: Deployment) -> list[int]:
+    """The place of each live version's first rule among ``deployment.rules``."""
+    first: list[int] = np.cumsum([0, *(len(each.rules) for each in deployment.live)])[:-1].tolist()
+    return first
+
+
+def _taken(values: Any, rows: NDArray[np.int64]) -> Any:
+    if isinstance(values, TextColumn):
+        return TextColumn(values.codes[rows], values.vocabulary)
+    return values[rows]

@@ -1,0 +1,1 @@
+"""Models of fraud: trained from labelled history, kept as one file, served by ONNX Runtime, explained exactly."""
