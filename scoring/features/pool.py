@@ -8,12 +8,15 @@ pages are not asked for: the first touch of one took as long again.
 from __future__ import annotations
 
 import mmap
+import sys
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 _GROWTH = 1 << 15
+# Without it the system counts the whole reservation as used and refuses to fork; Python 3.11 has no name for it.
+_NO_RESERVE = getattr(mmap, "MAP_NORESERVE", 0x4000 if sys.platform == "linux" else 0)
 _RESERVED = tuple(1 << power for power in (36, 34, 32, 30, 28))  # bytes, the first that the system grants
 
 
@@ -67,7 +70,7 @@ class Pool:
         return np.frombuffer(self._memory, self._dtype, count).reshape(rows, *self._tail)
 
     def _reserve(self, needed: int) -> None:
-        unbacked = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | getattr(mmap, "MAP_NORESERVE", 0)
+        unbacked = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | _NO_RESERVE
         for size in _RESERVED:
             if size < needed:
                 break
