@@ -77,7 +77,8 @@ def test_every_dependency_is_pinned() -> None:
         line.split("==")[0].lower().replace("_", "-")
         for line in (ROOT / "constraints.txt").read_text().splitlines()
     }
-    wanted = set(project["dependencies"]).union(*project["optional-dependencies"].values())
+    # Peers pin much of their own and are measured where somebody has installed them.
+    wanted = {*project["dependencies"], *project["optional-dependencies"]["dev"]}
     assert {name.lower().split("[")[0] for name in wanted} <= pinned
 
 
