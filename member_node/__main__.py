@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import argparse
+import gc
 import logging
 import os
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import uvicorn
 
-from member_node.app import create_app
 from member_node.secret_files import SecretFileError
 from member_node.settings import MemberSettings, SettingsError, load_settings
+
+if TYPE_CHECKING:
+    from fastapi import FastAPI
 
 GRACE_SECONDS = 4
 
@@ -27,7 +31,7 @@ def serve(settings: MemberSettings) -> None:
     for chatty in ("httpx", "alembic"):
         logging.getLogger(chatty).setLevel(logging.WARNING)
     uvicorn.run(
-        create_app(settings),
+        _load(settings),
         host=settings.host,
         port=settings.port,
         workers=1,
@@ -36,6 +40,19 @@ def serve(settings: MemberSettings) -> None:
         timeout_graceful_shutdown=GRACE_SECONDS,
         server_header=False,
     )
+
+
+def _load(settings: MemberSettings) -> FastAPI:
+    """The application, loaded with the collector of garbage at rest: what is loaded stays for good, and looking through
+    it again and again is a fifth of the time of a start. Later collections leave it out, too."""
+    gc.disable()
+    try:
+        from member_node.app import create_app
+
+        return create_app(settings)
+    finally:
+        gc.freeze()
+        gc.enable()
 
 
 def main(arguments: list[str] | None = None) -> int:

@@ -6,6 +6,7 @@ import asyncio
 import secrets
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
+from pathlib import Path
 
 from fastapi import FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
@@ -46,7 +47,6 @@ from member_node.service.inquiry import InquiryFailedError
 from member_node.service.lookup import ConsortiumUnavailableError
 from member_node.service.policy import NotJoinedError
 from member_node.service.staff import Role, StaffBook
-from member_node.service.training import ScoredHistory
 from member_node.settings import MemberSettings
 from member_node.storage.staff import StaffStore
 from member_node.streaming import attach_stream
@@ -87,22 +87,24 @@ def create_app(settings: MemberSettings) -> FastAPI:
     node.on_close(crypto.close)
     if settings.shards == 1:
         return build_app(node)
-    return build_app(node, ShardedEngines(cluster, settings.shards))
+    return build_app(node, ShardedEngines(cluster, settings.shards, settings.directory))
 
 
 class ShardedEngines:
     """Makes the feature engine of a bank's one stream on its Ray; the engine before it is ended first."""
 
-    def __init__(self, cluster: RayCluster, shards: int) -> None:
+    def __init__(self, cluster: RayCluster, shards: int, directory: Path) -> None:
+        """``directory``: the node's, in whose folder ``shards`` they write their checkpoints."""
         self._cluster = cluster
         self._shards = shards
+        self._directory = directory
         self._engine: ShardedEngine | None = None
 
     def __call__(self, spec: FeatureSpec) -> ShardedEngine:
         """An engine without state; raises what :class:`ShardedEngine` raises."""
         if self._engine is not None:
             self._engine.close()
-        self._engine = ShardedEngine(self._cluster, spec, self._shards)
+        self._engine = ShardedEngine(self._cluster, spec, self._shards, directory=self._directory)
         return self._engine
 
 
@@ -135,9 +137,9 @@ def build_app(node: MemberNode, engine: Callable[[FeatureSpec], Engine] = Featur
     for router in (
         bank_router(node),
         stream_router(desk.stream, node.party),
-        rules_router(desk.rulebook, desk.brake, node.party),
+        rules_router(desk.rulebook, desk.brake, node.party, flush=desk.stream.flush),
         list_router(desk.lists, node.party),
-        models_router(desk.models, ScoredHistory(node.directory / "history"), node.party),
+        models_router(desk.models, desk.history, node.party, flush=desk.stream.flush),
         cases_router(desk.cases, node.party),
         staff_router(staff, node.party),
         metrics_router(desk.metrics),

@@ -8,7 +8,15 @@ from urllib.parse import urlencode
 
 import typer
 
-from member_node.command_line import AsJson, Directory, open_desk, parse_time_ms, time_option, time_text
+from member_node.command_line import (
+    AsJson,
+    Directory,
+    TokenFile,
+    open_desk,
+    parse_time_ms,
+    time_option,
+    time_text,
+)
 from scoring.verdicts import Verdict
 
 app = typer.Typer(
@@ -31,6 +39,7 @@ def list_cases(
     customer: Annotated[str, typer.Option(help="Of one customer.")] = "",
     limit: Annotated[int, typer.Option(min=1, max=500, help="Cases to show.")] = 50,
     offset: Annotated[int, typer.Option(min=0, help="Cases to leave out.")] = 0,
+    token_file: TokenFile = None,
     as_json: AsJson = False,
 ) -> None:
     """The queue: the gravest cases first, of these the oldest."""
@@ -39,7 +48,7 @@ def list_cases(
         asked["customer"] = customer
     if assignee is not None:
         asked["assignee"] = assignee
-    with open_desk(directory) as desk:
+    with open_desk(directory, token_file) as desk:
         answer = desk.get(f"cases?{urlencode(asked)}")
         counts = desk.get("cases/counts")
     if as_json:
@@ -51,9 +60,11 @@ def list_cases(
 
 
 @app.command()
-def show(case_id: CaseId, directory: Directory, as_json: AsJson = False) -> None:
+def show(
+    case_id: CaseId, directory: Directory, token_file: TokenFile = None, as_json: AsJson = False
+) -> None:
     """One case with its alerts and everything that was done to it."""
-    with open_desk(directory) as desk:
+    with open_desk(directory, token_file) as desk:
         _print(desk.get(f"cases/{case_id}"), as_json)
 
 
@@ -62,10 +73,11 @@ def assign(
     case_id: CaseId,
     directory: Directory,
     to: Annotated[str, typer.Option("--to", help="Name of the analyst; empty: back to the queue.")],
+    token_file: TokenFile = None,
     as_json: AsJson = False,
 ) -> None:
     """Give a case to somebody."""
-    with open_desk(directory) as desk:
+    with open_desk(directory, token_file) as desk:
         _print(desk.post(f"cases/{case_id}/assign", assignee=to), as_json)
 
 
@@ -74,10 +86,11 @@ def note(
     case_id: CaseId,
     text: Annotated[str, typer.Argument(help="What was noticed.")],
     directory: Directory,
+    token_file: TokenFile = None,
     as_json: AsJson = False,
 ) -> None:
     """Add a note to a case."""
-    with open_desk(directory) as desk:
+    with open_desk(directory, token_file) as desk:
         _print(desk.post(f"cases/{case_id}/note", text=text), as_json)
 
 
@@ -94,6 +107,7 @@ def decide(
         str | None, typer.Option(help="With genuine: exempt the customer until then (ISO 8601).")
     ] = None,
     exempt_rule: Annotated[str, typer.Option(help="Only from this rule. Default: from every rule.")] = "",
+    token_file: TokenFile = None,
     as_json: AsJson = False,
 ) -> None:
     """Close a case; fraud and genuine become the outcome of its events (features, training, indicators)."""
@@ -106,7 +120,7 @@ def decide(
         except ValueError as error:
             raise typer.BadParameter(f"--exempt-until: {error}") from error
         body["exempt_rule"] = exempt_rule
-    with open_desk(directory) as desk:
+    with open_desk(directory, token_file) as desk:
         _print(desk.post(f"cases/{case_id}/decide", **body), as_json)
 
 

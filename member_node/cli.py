@@ -6,6 +6,7 @@ import json
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -18,13 +19,31 @@ from governance.members import MembershipError
 from governance.messages.codec import MalformedError
 from governance.messages.roll import PartyCard
 from member_node import setup, staff_cli
-from member_node.command_line import AsJson, CommandError, Directory, day_text, open_desk, parse_day, refuse
+from member_node.command_line import (
+    AsJson,
+    CommandError,
+    Directory,
+    day_text,
+    open_desk,
+    parse_day,
+    refuse,
+    time_text,
+)
 from member_node.secret_files import SecretFileError
-from member_node.settings import SettingsError, load_settings
+from member_node.settings import MAX_SHARDS, SettingsError, load_settings
 
 DAY_MS = 86_400_000
 OPERATOR_ERRORS = (CryptoError, MalformedError, MembershipError, OSError, SecretFileError, SettingsError)
 
+Shards = Annotated[
+    int | None,
+    typer.Option(
+        "--shards",
+        min=1,
+        max=MAX_SHARDS,
+        help="Processes that keep the features, in place of the setting; 1: the node's own.",
+    ),
+]
 app = typer.Typer(
     add_completion=False,
     no_args_is_help=True,
@@ -112,12 +131,13 @@ def public_directory(
 
 
 @app.command()
-def serve(directory: Directory) -> None:
+def serve(directory: Directory, shards: Shards = None) -> None:
     """Serve until SIGTERM or SIGINT."""
     from member_node.__main__ import serve as run
 
     with _explained():
-        run(load_settings(directory))
+        settings = load_settings(directory)
+        run(settings if shards is None else replace(settings, shards=shards))
 
 
 @app.command()
@@ -193,8 +213,61 @@ def _status_text(answer: dict[str, Any]) -> str:
             f"  key holder {party} is asked no more: {why}"
             for party, why in answer["excluded_holders"].items()
         ]
+    lines += _scoring_lines(answer.get("scoring", {}))
     lines += [f"  thread {name}: {state}" for name, state in answer["threads"].items() if state != "running"]
     lines += [
         f"  FAULT of {each['party']} ({each['what']}): {each['reason']}" for each in answer["faults"][:10]
     ]
     return "\n".join(lines)
+
+
+def _scoring_lines(scoring: dict[str, Any]) -> list[str]:
+    if not scoring:
+        return []
+    without = f", without {', '.join(scoring['degraded'])}" if scoring["degraded"] else ""
+    lines = [f"  scoring: {scoring['state']}{without}; {scoring['open_cases']} open cases"]
+    if "journal" in scoring:
+        journal, snapshot, history = scoring["journal"], scoring["snapshot"], scoring["history"]
+        age = snapshot["age_seconds"]
+        lines += [
+            f"  journal: frames {journal['first']} to {journal['last']}, {journal['bytes'] / 2**20:.1f} MiB in "
+            f"{journal['segments']} segments",
+            "  snapshot: none yet"
+            if age is None
+            else f"  snapshot: frame {snapshot['sequence']}, {age} s old",
+            f"  history: {history['rows']} events, {history['waiting_rows']} of them not in files yet",
+        ]
+        lines += [f"  {name}: {part['failure']}" for name, part in scoring.items() if _failed(part)]
+        rules = scoring["rules"]
+        stopped = ", ".join(rules["stopped"])
+        lines.append(
+            f"  rules: version {' and '.join(map(str, rules['versions'])) or 'none'}, "
+            f"{f'STOPPED by the brake: {stopped}' if stopped else 'none stopped by the brake'}"
+        )
+    lines += [
+        f"  {each['kind']} list {name}: {each['entries']} entries" for name, each in scoring["lists"].items()
+    ]
+    model, drift = scoring["model"], scoring["drift"]
+    lines.append(f"  model: {'none' if model['active'] is None else _model_text(model)}")
+    if model["failure"]:
+        lines.append(f"  MODEL FAILS: {model['failure']}")
+    if drift is not None:
+        lines.append(f"  drift of model {drift['version']}: {_drift_text(drift)}")
+    return lines
+
+
+def _failed(part: Any) -> bool:
+    return isinstance(part, dict) and bool(part.get("failure")) and "active" not in part
+
+
+def _model_text(model: dict[str, Any]) -> str:
+    shadows = ", ".join(map(str, model["shadows"]))
+    return f"{model['name']} {model['active']}{f', shadows {shadows}' if shadows else ''}"
+
+
+def _drift_text(drift: dict[str, Any]) -> str:
+    at = time_text(drift["measured_at"] * 1000)
+    if drift["note"]:
+        return f"not told, {drift['note']} ({at} UTC)"
+    moved = ", ".join(f"{name} {psi:.2f}" for name, psi in drift["columns"])
+    return f"{drift['level']}, stability index {moved} over {drift['rows']} events ({at} UTC)"

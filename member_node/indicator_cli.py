@@ -19,6 +19,7 @@ from member_node.command_line import (
     AsJson,
     CommandError,
     Directory,
+    TokenFile,
     now_ms,
     open_desk,
     time_option,
@@ -70,13 +71,14 @@ def add(
     ] = None,
     last_seen: Annotated[str | None, typer.Option(help="Last fraud. Default: now.")] = None,
     at: At = None,
+    token_file: TokenFile = None,
     as_json: AsJson = False,
 ) -> None:
     """Contribute one indicator of confirmed fraud: the others learn it only if they ask for this very value."""
     issued = time_option(at, "at", now_ms())
     last = time_option(last_seen, "last-seen", issued)
     first = time_option(first_seen, "first-seen", last)
-    with open_desk(directory) as desk:
+    with open_desk(directory, token_file) as desk:
         try:
             finding, _ = make_finding(kind, _value(value), typology, victims, first, last)
         except CellError as error:
@@ -97,11 +99,12 @@ def import_file(
     ],
     directory: Directory,
     at: At = None,
+    token_file: TokenFile = None,
     as_json: AsJson = False,
 ) -> None:
     """Contribute every good row of a CSV file; the others are named by row and column in FILE.rejects.csv."""
     issued = time_option(at, "at", now_ms())
-    with open_desk(directory) as desk:
+    with open_desk(directory, token_file) as desk:
         held = read_indicators(file, issued)
         rejects = _report_rejects(held, file)
         if not held.findings:
@@ -127,11 +130,12 @@ def lookup(
     directory: Directory,
     purpose: Annotated[str, typer.Option(help="Why, for policy and log.")] = Purpose.INVESTIGATION.value,
     at: At = None,
+    token_file: TokenFile = None,
     as_json: AsJson = False,
 ) -> None:
     """Ask whether a value is flagged, by whom and on what evidence; the key holders see that something was asked."""
     moment = time_option(at, "at", now_ms())
-    with open_desk(directory) as desk:
+    with open_desk(directory, token_file) as desk:
         text = _value(value)
         desk.post("sync", now_ms=moment)
         answer = desk.post("lookups", kind=kind, value=text, purpose=purpose, now_ms=moment)

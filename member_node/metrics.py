@@ -6,6 +6,7 @@ Names are stable; labels are few and known (sources, dispositions, codes, rules)
 
 from __future__ import annotations
 
+import bisect
 import logging
 import threading
 import time
@@ -22,12 +23,16 @@ from prometheus_client.registry import Collector
 LOGGER = logging.getLogger(__name__)
 # Seconds, from the scalar rule path to an overloaded queue.
 BUCKETS = (0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.015, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5)
-ACCEPT_TO_VERDICT, JOURNAL, FEATURES, RULES, MODEL = (
+# Stages: appending events; forcing the journal to disk; features; lists, model and rules; the model alone; handing
+# scored rows to the history.
+ACCEPT_TO_VERDICT, JOURNAL, SYNC, FEATURES, RULES, MODEL, HISTORY = (
     "accept-to-verdict",
     "journal",
+    "sync",
     "features",
     "rules",
     "model",
+    "history",
 )
 # A number, or a number for each value of one label.
 Reading: TypeAlias = Callable[[], float | Mapping[str, float]]
@@ -43,6 +48,17 @@ class BatchHistogram(Collector):
         self._counts: dict[str, NDArray[np.int64]] = {}
         self._sums: dict[str, float] = {}
         self._lock = threading.Lock()
+
+    def observe_one(self, stage: str, seconds: float) -> None:
+        """Add the seconds of one observation: a tenth of the time of :meth:`observe`, for the scoring path."""
+        place = bisect.bisect_left(BUCKETS, seconds)
+        with self._lock:
+            counts = self._counts.get(stage)
+            if counts is None:
+                counts = self._counts[stage] = np.zeros(len(self._edges) + 1, np.int64)
+                self._sums[stage] = 0.0
+            counts[place] += 1
+            self._sums[stage] += seconds
 
     def observe(self, stage: str, seconds: ArrayLike) -> None:
         """Add the seconds of one or many observations."""

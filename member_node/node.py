@@ -91,6 +91,7 @@ class MemberNode:
         self.latencies = Latencies()
         self.capture = None if settings.capture_directory is None else WireCapture(settings.capture_directory)
         self.local_statistic: LocalStatistic = NoStatistic()
+        self.stream_status: Callable[[], dict[str, Any]] = dict
         self.directory_values = _read_directory(settings)
         self.key = read_identity(settings.directory)
         self.storage = StorageKey.load(settings.directory, random)
@@ -297,6 +298,7 @@ class MemberNode:
             "restarts": self.traffic.counting.restarts,
             "latencies": self.latencies.report(),
             "tag_cache": self.latencies.hit_rate.report(),
+            "scoring": self.stream_status(),
         }
         if consortium.joined:
             status |= {

@@ -6,6 +6,9 @@ max_batch_rows = 4096          # how many are scored at once at most
 max_future_seconds = 300       # an event dated later than this after the clock is refused (0: never)
 snapshot_seconds = 300         # how often the state is saved, so that a restart replays less
 history_days = 0               # scored events older than this are removed (0: kept for ever)
+drift_hours = 24               # how often drift of the active model is measured (0: never)
+drift_days = 7                 # over how much of the newest history
+drift_psi = 0.25               # the stability index above which drift raises an alarm
 model_threads = 1              # threads that score one batch with the model
 alert_verdict = "challenge"    # the mildest verdict that opens an alert
 case_window_hours = 24         # alerts of one customer no further apart than this are one case
@@ -13,6 +16,9 @@ nats_url = ""                  # such as nats://127.0.0.1:4222: also take events
 nats_stream = "transactions"
 nats_subject = "transactions.new"
 nats_consumer = "subrosa"
+nats_verdicts = ""             # subject that verdicts are published to (empty: none)
+nats_dead_letters = ""         # subject for messages that cannot be read or hold refused rows (empty: none)
+nats_credentials = ""          # NATS credentials file, relative to the data directory unless absolute (empty: none)
 """
 
 from __future__ import annotations
@@ -36,6 +42,9 @@ class ScoringSettings:
     max_future_seconds: int = 300
     snapshot_seconds: int = 300
     history_days: int = 0
+    drift_hours: int = 24
+    drift_days: int = 7
+    drift_psi: float = 0.25
     model_threads: int = 1
     alert_verdict: str = "challenge"
     case_window_hours: int = 24
@@ -43,6 +52,9 @@ class ScoringSettings:
     nats_stream: str = "transactions"
     nats_subject: str = "transactions.new"
     nats_consumer: str = "subrosa"
+    nats_verdicts: str = ""
+    nats_dead_letters: str = ""
+    nats_credentials: str = ""
 
     def __post_init__(self) -> None:
         for name, (low, high) in _BOUNDS.items():
@@ -74,6 +86,9 @@ _BOUNDS: Mapping[str, tuple[float, float]] = {
     "max_future_seconds": (0, 366 * 86_400),
     "snapshot_seconds": (1, 7 * 86_400),
     "history_days": (0, 36_500),
+    "drift_hours": (0, 24 * 366),
+    "drift_days": (1, 366),
+    "drift_psi": (0.01, 100.0),
     "model_threads": (1, 64),
     "case_window_hours": (1, 24 * 366),
 }

@@ -4,17 +4,20 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
 from member_node.api.event_lane import event_batcher
 from member_node.api.metrics import Readiness
+from member_node.background import BackgroundLoop
 from member_node.metrics import NodeMetrics
 from member_node.node import MemberNode
 from member_node.service.answers import history_finder
 from member_node.service.cases import CaseService
+from member_node.service.drift_watch import DriftWatch
 from member_node.service.ingest import Ingest, LiveStream
 from member_node.service.lists import ListBook
 from member_node.service.microbatch import MicroBatcher
@@ -24,11 +27,13 @@ from member_node.service.replay import OPEN, StreamService
 from member_node.service.rulebook import Rulebook
 from member_node.service.scoring import ScoredBatch
 from member_node.service.stream_parts import StreamError, StreamParts
-from member_node.storage.cases import CaseStore
+from member_node.service.training import ScoredHistory
+from member_node.storage.cases import DRIFT, CaseStore
 from member_node.storage.lists import ListStore
 from member_node.storage.outcomes import OutcomeStore, StreamStore
 from member_node.storage.registry import ModelRegistry
 from member_node.storage.rulebook import RulebookStore
+from member_node.stream_status import StreamWatch
 from member_node.streams.sources.deliveries import Answer, Delivery
 from member_node.streams.sources.rows import RowForm
 from scoring.brake import BrakeCount
@@ -37,6 +42,7 @@ from scoring.features.engine import FeatureEngine
 from scoring.features.spec import FeatureSpec
 
 LOGGER = logging.getLogger(__name__)
+CLOSED_SECONDS = 5.0
 
 
 @dataclass(frozen=True, eq=False)
@@ -47,8 +53,11 @@ class StreamDesk:
     lists: ListBook
     models: ModelBook
     cases: CaseService
+    history: ScoredHistory
+    watch: StreamWatch
     metrics: NodeMetrics
     batcher: MicroBatcher[Delivery, list[Answer]]
+    source_failures: Mapping[str, Callable[[], str]]
 
     def rulebook(self) -> Rulebook:
         """The open stream's; raises :class:`StreamError`."""
@@ -78,7 +87,12 @@ class StreamDesk:
             "alerts": "" if opened.alerts is None else opened.alerts.failure,
             "snapshots": opened.keeper.last_error,
         }
+        without |= {name: failure() for name, failure in self.source_failures.items()}
         return Readiness(degraded=[name for name, failure in without.items() if failure])
+
+    def status(self) -> dict[str, Any]:
+        """What the stream tells of itself, for people; JSON."""
+        return self.watch.status(self.readiness().degraded)
 
     def _resume(self) -> None:
         try:
@@ -125,6 +139,8 @@ def attach_stream(node: MemberNode, engine: Callable[[FeatureSpec], Engine] = Fe
             models=models,
             cases=store,
             on_scored=lambda batch: _count(metrics, batch),
+            on_stage=metrics.latency.observe_one,
+            device_key=node.storage.subkey("device-ids")[:16],
         )
     )
     cases = CaseService(store, learn=stream.learn, exempter=lists, clock=node.clock)
@@ -132,25 +148,66 @@ def attach_stream(node: MemberNode, engine: Callable[[FeatureSpec], Engine] = Fe
     node.on_stop(stream.stop)
     node.on_close(stream.close)
     ingest = Ingest(_Live(stream, scoring.max_future_us or None), metrics, now_us=clock_us)
-    desk = StreamDesk(stream, lists, models, cases, metrics, event_batcher(ingest, metrics))
-    _watch(desk)
-    if scoring.nats_url:
-        _consume(node, desk, ingest)
+    batcher = event_batcher(ingest, metrics, max_wait_ms=scoring.max_wait_ms, max_rows=scoring.max_batch_rows)
+    # Questions to the history must not take the processors from scoring.
+    history = ScoredHistory(node.directory / "history", threads=1)
+    drift = _drift(node, stream, models, history)
+    watch = StreamWatch(stream, lists, models, cases, lambda: drift.state)
+    watch.gauges(metrics)
+    sources = {"nats": _consume(node, metrics, ingest)} if scoring.nats_url else {}
+    desk = StreamDesk(stream, lists, models, cases, history, watch, metrics, batcher, sources)
+    node.stream_status = desk.status
     return desk
 
 
-def _consume(node: MemberNode, desk: StreamDesk, ingest: Ingest) -> None:
-    """Take events from NATS JetStream too, from the node's start to its stop."""
+def _drift(node: MemberNode, stream: StreamService, models: ModelBook, history: ScoredHistory) -> DriftWatch:
+    """Measures while the node serves, unless the settings say never."""
+    scoring = node.settings.scoring
+
+    def alarm(subject: str, text: str, time_us: int) -> None:
+        alerts = stream.opened().alerts
+        assert alerts is not None
+        alerts.alarm(DRIFT, subject, text, time_us)
+
+    watch = DriftWatch(
+        models,
+        history,
+        StreamStore(node.database),
+        every_hours=scoring.drift_hours,
+        window_days=scoring.drift_days,
+        threshold=scoring.drift_psi,
+        alarm=alarm,
+        clock=node.clock,
+    )
+
+    def step() -> float:
+        # A stream that is closed has nobody to tell; the step must not be what opens it.
+        return watch.step() if stream.state == OPEN else CLOSED_SECONDS
+
+    if scoring.drift_hours:
+        node.loops.append(BackgroundLoop("drift", step))
+    return watch
+
+
+def _consume(node: MemberNode, metrics: NodeMetrics, ingest: Ingest) -> Callable[[], str]:
+    """Take events from NATS JetStream too, from the node's start to its stop; gives why that fails at present."""
     # Only banks with a broker wait for its client to load.
     from member_node.streams.sources.jetstream import JetStreamSettings, JetStreamSource
 
     scoring = node.settings.scoring
     where = JetStreamSettings(
-        (scoring.nats_url,), scoring.nats_stream, scoring.nats_subject, durable=scoring.nats_consumer
+        (scoring.nats_url,),
+        scoring.nats_stream,
+        scoring.nats_subject,
+        durable=scoring.nats_consumer,
+        verdicts=scoring.nats_verdicts,
+        dead_letters=scoring.nats_dead_letters,
+        credentials=node.directory / scoring.nats_credentials if scoring.nats_credentials else None,
     )
-    source = JetStreamSource(where, ingest.take, desk.metrics)
+    source = JetStreamSource(where, ingest.take, metrics)
     node.on_start(source.start)
     node.on_stop(source.stop)
+    return lambda: source.failure
 
 
 class _Live:
@@ -165,7 +222,7 @@ class _Live:
         opened = self._stream.opened()
         if self._held is None or self._held[0] is not opened:
             form = RowForm.of(opened.mapping, opened.schema, self._max_future_us)
-            self._held = opened, LiveStream(opened.scoring, form, history_finder(opened.find))
+            self._held = opened, LiveStream(opened.scoring, form, history_finder(opened.find_held))
         return self._held[1]
 
 
@@ -178,20 +235,3 @@ def _count(metrics: NodeMetrics, batch: ScoredBatch) -> None:
 
 def _by_rule(deciders: tuple[str, ...], counts: np.ndarray[tuple[int], np.dtype[np.int64]]) -> dict[str, int]:
     return {deciders[place]: int(counts[place]) for place in np.flatnonzero(counts).tolist()}
-
-
-def _watch(desk: StreamDesk) -> None:
-    """Gauges that are read when somebody asks."""
-
-    def opened(read: Callable[[Opened], float]) -> Callable[[], float]:
-        def reading() -> float:
-            return read(desk.stream.opened()) if desk.stream.state == OPEN else 0.0
-
-        return reading
-
-    watch = desk.metrics.watch
-    watch("stream_open", "1 while events are scored.", lambda: float(desk.stream.state == OPEN))
-    watch("journal_bytes", "Bytes of the journal.", opened(lambda each: each.journal.nbytes))
-    watch("journal_sequence", "Newest journal frame.", opened(lambda each: each.journal.last_sequence))
-    watch("history_waiting_rows", "Scored rows not in files.", opened(lambda each: each.feed.waiting_rows))
-    watch("open_cases", "Cases that wait for a decision.", lambda: float(desk.cases.counts()["open"]))

@@ -10,9 +10,10 @@ import secrets
 import socket
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Annotated, TypeAlias
 
 import typer
 from rich.console import Console
@@ -87,7 +88,9 @@ def _ray() -> str:
     return f"Ray {importlib.metadata.version('ray')}, started by each member node when first needed"
 
 
-CHECKS: tuple[tuple[str, Callable[[], str], str], ...] = (
+# A part, what tries it, and how to mend it.
+Check: TypeAlias = tuple[str, Callable[[], str], str]
+CHECKS: tuple[Check, ...] = (
     ("python", _python, "install Python 3.11 or newer and run `make clean` before the next command"),
     ("ristretto255", _group, "reinstall rbcl as pinned in constraints.txt"),
     ("homomorphic sums", _homomorphic, "reinstall tenseal as pinned in constraints.txt"),
@@ -98,10 +101,24 @@ CHECKS: tuple[tuple[str, Callable[[], str], str], ...] = (
 )
 
 
-def examine() -> list[Finding]:
+def examine_directory(directory: Path) -> list[Finding]:
+    """Read what a bank's data directory holds of its stream, changing nothing; it may be in use."""
+    from member_node import stored_stream
+
+    mend = "see docs/scoring/operating.md, what to do when"
+    return examine(
+        (
+            ("journal", lambda: stored_stream.check_journal(directory), mend),
+            ("snapshots", lambda: stored_stream.check_snapshots(directory), mend),
+            ("history", lambda: stored_stream.check_history(directory), mend),
+        )
+    )
+
+
+def examine(checks: Sequence[Check] = CHECKS) -> list[Finding]:
     """Try every part; a failure becomes a finding with its cause."""
     findings = []
-    for part, check, mend in CHECKS:
+    for part, check, mend in checks:
         try:
             findings.append(Finding(part, True, check(), ""))
         except Exception as error:  # noqa: BLE001 - whatever is wrong with this machine is what we report
@@ -110,9 +127,19 @@ def examine() -> list[Finding]:
 
 
 @app.command()
-def doctor(as_json: bool = typer.Option(False, "--json", help="Print one JSON object for machines.")) -> None:
-    """Try each part on this machine; the exit code is 1 if one does not work."""
-    findings = examine()
+def doctor(
+    directory: Annotated[
+        Path | None,
+        typer.Option(
+            help="Read a member's data directory instead: journal, snapshots, history. Changes nothing."
+        ),
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object for machines.")] = False,
+) -> None:
+    """Try each part on this machine, or read what a data directory holds; the exit code is 1 if one does not work."""
+    if directory is not None and not directory.is_dir():
+        raise typer.BadParameter(f"{directory} is no data directory")
+    findings = examine() if directory is None else examine_directory(directory)
     if as_json:
         typer.echo(json.dumps({"findings": [asdict(each) for each in findings]}))
     else:

@@ -85,7 +85,8 @@ class Brake:
         if not len(time_us):
             return judged, []
         live = judged.live
-        effective = live.effective.T.copy()
+        # Only rows with a verdict are written to.
+        effective = live.effective.T.copy() if live.verdict.any() else live.effective.T
         muted = np.zeros(len(time_us), np.bool_)
         alarms: list[BrakeAlarm] = []
         first = 0
@@ -188,6 +189,7 @@ class _Lane:
                         f"{name} of version {ruleset.version} has shape {saved[name].shape}"
                     )
                 held[...] = saved[name]
+        self._recount()
 
     def _held(self) -> dict[str, NDArray[Any]]:
         return {
@@ -209,6 +211,7 @@ class _Lane:
                 self._releases[index] = count
                 self._declines[:, index] = 0
                 self._before[:, index] = self._events
+        self._recount()
 
     def mark(self, tripped: Mapping[str, int]) -> None:
         self.braked[:] = [key in tripped for key in self._keys]
@@ -222,17 +225,15 @@ class _Lane:
         muted: NDArray[np.bool_],
     ) -> list[BrakeAlarm]:
         """Count the rows of this version; clears verdicts of stopped rules in ``effective`` and marks their rows."""
-        rules = len(self._keys)
-        trips = np.full((rules, 4), -1, np.int64)
-        # Columns out of Arrow may be read-only: to Numba another type, compiled anew in the middle of a batch.
-        time_us = np.require(time_us, requirements=["C", "W"])
-        version = np.require(version, requirements=["C", "W"])
-        verdict = np.require(verdict, requirements=["C", "W"])
+        trips = np.full((len(self._keys), 4), -1, np.int64)
+        time_us, version, verdict = _own(time_us), _own(version), _own(verdict)
         _count(
             time_us, version, np.int16(self.ruleset.version), verdict, effective, self._pane_us,
             self.ruleset.brake.min_events, self._shares, self._newest, self._events, self._declines, self._before,
-            self.braked, muted, trips,
+            self._seen, self._total, self._earlier, self.braked, muted, trips,
         )  # fmt: skip
+        if not muted.any():
+            return []
         alarms = []
         for index in np.flatnonzero(trips[:, 0] >= 0):
             row, level, declines, events = trips[index].tolist()
@@ -253,6 +254,12 @@ class _Lane:
             )
         return sorted(alarms, key=lambda alarm: alarm.row)
 
+    def _recount(self) -> None:
+        """Sums over the panes, which :func:`_count` carries along: adding them up would be most of a single event."""
+        self._seen = np.array([self._events.sum()], np.int64)
+        self._total = self._declines.sum(axis=0)
+        self._earlier = self._before.sum(axis=0)
+
     def report(self) -> list[BrakeCount]:
         declines = self._declines.sum(axis=0).tolist()
         events = (int(self._events.sum()) - self._before.sum(axis=0)).tolist()
@@ -260,6 +267,12 @@ class _Lane:
             BrakeCount(self.ruleset.version, rule.id, rule.key, bool(self.braked[i]), events[i], *declines[i])
             for i, rule in enumerate(self.ruleset.rules)
         ]
+
+
+def _own(column: NDArray[Any]) -> NDArray[Any]:
+    """As compiled loops expect it: read-only columns are another type to Numba, compiled anew in mid-batch."""
+    flags = column.flags
+    return column if flags.c_contiguous and flags.writeable else column.copy()
 
 
 @compiled
@@ -276,15 +289,15 @@ def _count(
     events: NDArray[np.int64],
     declines: NDArray[np.int64],
     before: NDArray[np.int64],
+    seen: NDArray[np.int64],
+    total: NDArray[np.int64],
+    earlier: NDArray[np.int64],
     braked: NDArray[np.bool_],
     muted: NDArray[np.bool_],
     trips: NDArray[np.int64],
 ) -> None:
     """Rows in their order; ``trips`` gets (row, level, declines, events) of each rule that trips."""
     rules = len(braked)
-    seen = events.sum()
-    total = declines.sum(axis=0)
-    earlier = before.sum(axis=0)
     for row in range(len(time_us)):
         if version[row] != own:
             continue
@@ -292,7 +305,7 @@ def _count(
         if pane > newest[0]:
             for leaving in range(max(newest[0] + 1, pane - PANES + 1), pane + 1):
                 slot = leaving % PANES
-                seen -= events[slot]
+                seen[0] -= events[slot]
                 events[slot] = 0
                 for rule in range(rules):
                     earlier[rule] -= before[slot, rule]
@@ -305,7 +318,7 @@ def _count(
         slot = pane % PANES
         if counted:
             events[slot] += 1
-            seen += 1
+            seen[0] += 1
         if verdict[row] == 0:
             continue
         for rule in range(rules):
@@ -316,7 +329,7 @@ def _count(
                 level = given - 1
                 declines[slot, rule, level] += 1
                 total[rule, level] += 1
-                judged = seen - earlier[rule]
+                judged = seen[0] - earlier[rule]
                 if judged >= min_events and total[rule, level] > shares[rule, level] * judged:
                     braked[rule] = True
                     trips[rule, 0] = row

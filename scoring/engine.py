@@ -23,15 +23,26 @@ from numpy.typing import NDArray
 from scoring.brake import Brake, BrakeCount
 from scoring.devices.linker import NUMBERS as DEVICE_NUMBERS
 from scoring.devices.linker import DeviceLinker
+from scoring.explaining import explain
+from scoring.features.admission import Disposition
 from scoring.features.engine import FeatureMatrix
-from scoring.models.explanation import top_reasons
-from scoring.reasons import Reason, reasons
+from scoring.lists import EVERY_RULE, ListKind
+from scoring.models.words import DEVICE_WORDS
 from scoring.rules.columns import TextColumn
-from scoring.rules.deployment import Deployment, DeploymentJudgement, rollout_buckets
+from scoring.rules.deployment import Deployment, DeploymentJudgement, Exemptions, rollout_buckets
 from scoring.rules.evaluation import Judgement, decide
 from scoring.schema import OutcomeBatch, TransactionBatch
-from scoring.scored import MODEL_DEGRADED, MODEL_SCORE, Advanced, InForce, ScoredRows, Sight, Words
-from scoring.verdicts import Verdict
+from scoring.scored import (
+    MODEL_DEGRADED,
+    MODEL_SCORE,
+    NOBODY,
+    Advanced,
+    InForce,
+    ScoredRows,
+    Sight,
+    Silenced,
+    Words,
+)
 
 
 class Engine(Protocol):
@@ -43,6 +54,9 @@ class Engine(Protocol):
 
     def update(self, batch: TransactionBatch, outcomes: OutcomeBatch | None = None) -> FeatureMatrix:
         """Apply a batch in arrival order and give its features."""
+
+    def foresee(self, batch: TransactionBatch) -> NDArray[np.uint8]:
+        """The dispositions :meth:`update` would give a batch now; nothing changes."""
 
     def state(self) -> dict[str, NDArray[Any]]:
         """Copies of all state, for a snapshot."""
@@ -61,13 +75,16 @@ class ScoringCore:
         features: Sequence[str],
         linker: DeviceLinker | None = None,
         brake: Brake | None = None,
+        words: Mapping[str, str] | None = None,
     ) -> None:
-        """``features``: those of the engine that rules and models may read and the history keeps."""
+        """``features``: those of the engine that rules and models may read and the history keeps; ``words``: what
+        features are called in a model's reasons (see ``models.words``)."""
         self._engine = engine
         self._names = tuple(features)
         self._places = np.array([engine.names.index(name) for name in features], np.int64)
         self._linker = linker
         self._brake = brake or Brake()
+        self._words = {**DEVICE_WORDS, **(words or {})}
 
     def advance(
         self,
@@ -78,8 +95,9 @@ class ScoringCore:
         """Take in a batch, after the outcomes known before it. ``bundles``: fingerprint components by row, decoded
         or as JSON."""
         ids: NDArray[np.object_] | None = None
+        signs: NDArray[np.object_] | None = None
         if self._linker is not None:
-            batch, ids = self._linked(self._linker, batch, bundles)
+            batch, ids, signs = self._linked(self._linker, batch, bundles)
         matrix = self._engine.update(batch, outcomes)
         rows = np.flatnonzero(matrix.applied)
         if len(rows) == len(batch):
@@ -88,11 +106,12 @@ class ScoringCore:
             values = np.ascontiguousarray(matrix.values[np.ix_(rows, self._places)].T)
             batch = batch.take(rows)
             ids = None if ids is None else ids[rows]
+            signs = None if signs is None else signs[rows]
         names = self._names
         if self._linker is not None:
             names = (*names, *DEVICE_NUMBERS)
             values = np.concatenate([values, [batch.numbers[name] for name in DEVICE_NUMBERS]])
-        return Advanced(matrix.disposition, matrix.refusal, rows, batch, names, values, ids)
+        return Advanced(matrix.disposition, matrix.refusal, rows, batch, names, values, ids, signs)
 
     def judge(
         self,
@@ -113,8 +132,11 @@ class ScoringCore:
         models = force.models.columns(columns, rows)
         columns[MODEL_SCORE], columns[MODEL_DEGRADED] = models.score, models.degraded
 
+        every = force.exemptible
+        spared = force.lists.exempt(batch.entities, batch.time_us, tuple(every)) if every else None
+
         def exempt(rule_ids: Sequence[str]) -> NDArray[np.bool_] | None:
-            return force.lists.exempt(batch.entities, batch.time_us, rule_ids)
+            return None if spared is None else spared[:, [every[each] for each in rule_ids]]
 
         deployment = force.deployment
         bucket = rollout_buckets(batch)
@@ -124,11 +146,11 @@ class ScoringCore:
         words = _forced(stands.live, forced, which)
         return ScoredRows(
             live=words,
-            alone=self._alone(words, columns, alone, batch, bucket, differing, force, forced, which),
+            alone=self._alone(words, columns, alone, exempt, bucket, differing, force, forced, which),
             deciders=force.deciders,
             deployment=deployment.number,
             version=judged.version,
-            reasons=_reasons(force, stands.live, words, columns),
+            reasons=explain(force, stands.live, words, columns, self._words, advanced.device_signs),
             score=models.score,
             model_degraded=models.degraded,
             model_version=0 if force.models.active is None else force.models.active.version,
@@ -139,6 +161,9 @@ class ScoringCore:
             rule_errors=judged.live.errors,
             alarms=tuple(alarms),
             spoke=_spoke(deployment, judged.live),
+            listed=hits,
+            exempt=NOBODY if spared is None else _exempt(force, spared, hits),
+            braked=NOBODY if stands is judged else _braked(deployment, judged.live, stands.live),
             device_ids=advanced.device_ids,
         )
 
@@ -195,30 +220,47 @@ class ScoringCore:
         """What the brake's windows hold for each live rule."""
         return self._brake.counts()
 
-    @staticmethod
     def _linked(
+        self,
         linker: DeviceLinker,
         batch: TransactionBatch,
         bundles: Sequence[Mapping[str, Any] | str | bytes | None] | None,
-    ) -> tuple[TransactionBatch, NDArray[np.object_]]:
-        """The batch with the linked device as its ``device`` where components were given, and device numbers."""
-        nobody = np.zeros(len(batch), np.uint64)
-        given = bundles if bundles is not None else [None] * len(batch)
-        found = linker.observe(given, batch.entities.get("customer", nobody), batch.time_us)
-        device = np.where(found.device != 0, found.device, batch.entities.get("device", nobody))
+    ) -> tuple[TransactionBatch, NDArray[np.object_], NDArray[np.object_]]:
+        """The batch with the linked device as its ``device`` where components were given, and device numbers; device
+        ids and signs object [n].
+
+        Devices see just the rows that will be applied: what is sent again or refused must not change them.
+        """
+        count = len(batch)
+        given = [] if bundles is None else [row for row, each in enumerate(bundles) if each is not None]
+        rows = np.array(given, np.int64)
+        again = np.zeros(0, np.bool_)
+        if len(rows):
+            disposition = self._engine.foresee(batch)[rows]
+            rows = rows[disposition <= Disposition.CORRECTED]
+            again = disposition[disposition <= Disposition.CORRECTED] == Disposition.CORRECTED
+        nobody = np.zeros(count, np.uint64)
+        customer = batch.entities.get("customer", nobody)
+        shown = [] if bundles is None else [bundles[row] for row in rows.tolist()]
+        found = linker.observe(shown, customer[rows], batch.time_us[rows], again)
+        device = batch.entities.get("device", nobody).copy()
+        device[rows] = np.where(found.device != 0, found.device, device[rows])
+        ids, signs = np.full(count, None, object), np.full(count, None, object)
+        ids[rows], signs[rows] = found.device_id, found.signs
+        numbers = {name: np.full(count, np.nan) for name in DEVICE_NUMBERS}
+        for name, values in found.numbers.items():
+            numbers[name][rows] = values
         linked = replace(
-            batch,
-            entities={**batch.entities, "device": device},
-            numbers={**batch.numbers, **found.numbers},
+            batch, entities={**batch.entities, "device": device}, numbers={**batch.numbers, **numbers}
         )
-        return linked, found.device_id
+        return linked, ids, signs
 
     def _alone(
         self,
         words: Words,
         columns: Mapping[str, Any],
         alone: Sight,
-        batch: TransactionBatch,
+        exempt: Exemptions,
         bucket: NDArray[np.uint64],
         differing: NDArray[np.int64],
         force: InForce,
@@ -232,11 +274,12 @@ class ScoringCore:
         seen = {**columns, **alone.columns}
         part = {name: _taken(seen[name], differing) for name in deployment.columns if name in seen}
         limits = {kind: limit[differing] for kind, limit in alone.limits.items()}
-        keys = {name: each[differing] for name, each in batch.entities.items()}
-        times = batch.time_us[differing]
-        judged = deployment.evaluate(
-            part, len(differing), limits, bucket[differing], lambda ids: force.lists.exempt(keys, times, ids)
-        )
+
+        def spared(ids: Sequence[str]) -> NDArray[np.bool_] | None:
+            found = exempt(ids)
+            return None if found is None else found[differing]
+
+        judged = deployment.evaluate(part, len(differing), limits, bucket[differing], spared)
         judgement = judged.live
         stopped = self._brake.stopped
         if stopped:
@@ -262,30 +305,19 @@ def _forced(judgement: Judgement, forced: NDArray[np.int8], which: NDArray[np.in
     return Words(verdict, decider)
 
 
-def _reasons(
-    force: InForce, judgement: Judgement, words: Words, columns: Mapping[str, Any]
-) -> dict[int, tuple[Reason, ...]]:
-    """Why each row that is not allowed is not: the list that decided, the rules that spoke, and the model's reasons."""
-    deployment, model = force.deployment, force.models.active
-    if not words.verdict.any():
-        return {}
-    found = reasons(deployment, replace(judgement, verdict=words.verdict), columns)
-    rules = len(deployment.rules)
-    for row in np.flatnonzero((words.decider >= rules) & (words.verdict > 0)).tolist():
-        table = force.lists.tables[int(words.decider[row]) - rules]
-        verdict = Verdict(int(words.verdict[row]))
-        text = f"its {table.entity} is on the {table.kind} list {table.name}"
-        found[row] = (Reason(f"list:{table.name}", verdict, text), *found[row])
-    if model is None or not force.model_rules or not found:
-        return found
-    rows = np.flatnonzero(judgement.effective[:, force.model_rules].any(axis=1) & (words.verdict > 0))
-    if len(rows):
-        told = top_reasons(model, model.inputs(columns, rows))
-        for row, contributions in zip(rows.tolist(), told, strict=True):
-            text = "; ".join(each.text for each in contributions)
-            verdict = Verdict(int(words.verdict[row]))
-            found[row] = (*found[row], Reason(f"model:{model.name}", verdict, text))
-    return found
+def _exempt(force: InForce, spared: NDArray[np.bool_], hits: Mapping[str, NDArray[np.bool_]]) -> Silenced:
+    """The rules of ``spared`` bool [n, force.exemptible], those who are exempt from every rule just as that."""
+    whole = np.zeros(len(spared), np.bool_)
+    for table in force.lists.tables:
+        if table.kind is ListKind.EXEMPTION:
+            whole |= hits[table.column]
+    rows, places = np.nonzero(np.column_stack([spared & ~whole[:, None], whole]))
+    return Silenced(rows, places, (*force.exemptible, EVERY_RULE))
+
+
+def _braked(deployment: Deployment, judged: Judgement, stands: Judgement) -> Silenced:
+    rows, places = np.nonzero(judged.effective != stands.effective)
+    return Silenced(rows, places, tuple(rule.id for rule in deployment.rules))
 
 
 def _spoke(deployment: Deployment, judgement: Judgement) -> NDArray[np.int32]:

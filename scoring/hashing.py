@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import lru_cache
 from typing import Any, TypeVar, cast
 
 import numba
@@ -38,14 +39,18 @@ def hash_texts(texts: NDArray[Any], key: bytes) -> NDArray[np.uint64]:
 
 
 def hash_pairs(first: NDArray[np.uint64], second: NDArray[np.uint64], key: bytes) -> NDArray[np.uint64]:
-    """Hashes uint64 [n], never 0, of pairs of 64-bit words in order; ``key`` is 16 bytes. Raises ValueError."""
+    """Hashes uint64 [n] of pairs of 64-bit words in order, 0 only where one of the two is 0; ``key`` is 16 bytes.
+
+    Raises ValueError for a key of another length.
+    """
+    return _hash_pairs(first, second, _halves(key))
+
+
+@lru_cache(maxsize=16)
+def _halves(key: bytes) -> NDArray[np.uint64]:
     if len(key) != 16:
         raise ValueError(f"the hash key has {len(key)} bytes, not 16")
-    words = np.stack([first, second], axis=1).astype("<u8").view("<u4").astype(np.uint32, copy=False)
-    # rows are equally wide, so that what siphash_words leaves out, zeros at the end, leaves two rows different
-    hashes = siphash_words(words, np.frombuffer(key, "<u8").astype(np.uint64))
-    hashes[hashes == 0] = 1
-    return hashes
+    return np.frombuffer(key, "<u8").astype(np.uint64)
 
 
 @_compiled
@@ -77,6 +82,26 @@ def siphash_words(words: NDArray[np.uint32], key: NDArray[np.uint64]) -> NDArray
         for _ in range(4):
             v0, v1, v2, v3 = _round(v0, v1, v2, v3)
         hashes[i] = v0 ^ v1 ^ v2 ^ v3
+    return hashes
+
+
+@_compiled
+def _hash_pairs(
+    first: NDArray[np.uint64], second: NDArray[np.uint64], key: NDArray[np.uint64]
+) -> NDArray[np.uint64]:
+    # rows are equally wide, so that what siphash_words leaves out, zeros at the end, leaves two rows different
+    words = np.empty((len(first), 4), np.uint32)
+    for i in range(len(first)):
+        words[i, 0] = first[i] & np.uint64(0xFFFFFFFF)
+        words[i, 1] = first[i] >> np.uint64(32)
+        words[i, 2] = second[i] & np.uint64(0xFFFFFFFF)
+        words[i, 3] = second[i] >> np.uint64(32)
+    hashes = siphash_words(words, key)
+    for i in range(len(first)):
+        if first[i] == 0 or second[i] == 0:
+            hashes[i] = 0
+        elif hashes[i] == 0:
+            hashes[i] = 1
     return hashes
 
 

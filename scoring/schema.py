@@ -14,12 +14,13 @@ from typing import Any, cast
 import numpy as np
 from numpy.typing import NDArray
 
+from scoring.compiled import compiled
 from scoring.hashing import DEFAULT_KEY, hash_pairs, hash_texts
 
 MAX_TIME_US = 7_258_118_400_000_000  # 2200-01-01: later times are typing errors, not transactions
 MAX_TEXT_LENGTH = 256
 MISSING = np.uint64(0)
-_MISSING_INT = np.iinfo(np.int64).min
+_MISSING_INT = int(np.iinfo(np.int64).min)
 
 ENTITIES = (
     "customer",
@@ -94,6 +95,13 @@ _FIELDS = {
     RowCode.EVENT_ID_MISSING: "event_id",
     RowCode.TIME_IN_FUTURE: "time_us",
 }
+
+
+# Compiled loops read plain numbers only.
+_NOT_A_NUMBER, _INFINITE = int(RowCode.AMOUNT_NOT_A_NUMBER), int(RowCode.AMOUNT_INFINITE)
+_NEGATIVE, _UNKNOWN_CHANNEL = int(RowCode.AMOUNT_NEGATIVE), int(RowCode.UNKNOWN_CHANNEL)
+_OUT_OF_RANGE, _ID_MISSING = int(RowCode.TIME_OUT_OF_RANGE), int(RowCode.EVENT_ID_MISSING)
+_FIRST_CHANNEL, _LAST_CHANNEL = int(min(Channel)), int(max(Channel))
 
 
 class SchemaError(ValueError):
@@ -282,25 +290,16 @@ def pair_keys(
     SipHash-2-4 of the two keys in order: among m distinct pairs any two collide with probability about m^2 / 2^65, for
     200 million 1.1e-3, also when the keys are small integers.
     """
-    return np.where((first == MISSING) | (second == MISSING), MISSING, hash_pairs(first, second, hash_key))
+    return hash_pairs(first, second, hash_key)
 
 
 def validate(batch: TransactionBatch) -> NDArray[np.uint8]:
     """``RowCode`` uint8 [n] per row; when several things are wrong the first in the order of ``RowCode`` is named."""
-    codes = np.zeros(len(batch), np.uint8)
     if batch.event_id.dtype == object:
         missing = np.fromiter((not value for value in batch.event_id.tolist()), np.bool_, len(batch))
-        codes[missing] = RowCode.EVENT_ID_MISSING
     else:
-        codes[batch.event_id == _MISSING_INT] = RowCode.EVENT_ID_MISSING
-    codes[(batch.time_us < 0) | (batch.time_us > MAX_TIME_US)] = RowCode.TIME_OUT_OF_RANGE
-    codes[(batch.channel < min(Channel)) | (batch.channel > max(Channel))] = RowCode.UNKNOWN_CHANNEL
-    finite = np.isfinite(batch.amount)
-    codes[batch.amount < 0] = RowCode.AMOUNT_NEGATIVE
-    if not finite.all():
-        codes[~finite] = RowCode.AMOUNT_INFINITE
-        codes[np.isnan(batch.amount)] = RowCode.AMOUNT_NOT_A_NUMBER
-    return codes
+        missing = batch.event_id == _MISSING_INT
+    return _row_codes(missing, batch.time_us, batch.channel, batch.amount)
 
 
 def _check(column: str, array: NDArray[Any], rows: int, dtype: np.dtype[Any] | None) -> None:
@@ -337,10 +336,43 @@ def _one_column(column: str, values: Any) -> NDArray[Any]:
     return cast(NDArray[Any], values)
 
 
+@compiled
 def _integer_keys(values: NDArray[np.int64]) -> NDArray[np.uint64]:
-    keys = np.where(values >= 0, values + 1, values).astype(np.int64).view(np.uint64)
-    keys[values == _MISSING_INT] = MISSING
+    keys = np.empty(len(values), np.uint64)
+    for row in range(len(values)):
+        value = values[row]
+        # Numba makes a float64 of "0 if ... else key".
+        if value == _MISSING_INT:
+            keys[row] = 0
+        elif value >= 0:
+            keys[row] = value + 1
+        else:
+            keys[row] = value
     return keys
+
+
+@compiled
+def _row_codes(
+    missing: NDArray[np.bool_],
+    time_us: NDArray[np.int64],
+    channel: NDArray[np.uint8],
+    amount: NDArray[np.float64],
+) -> NDArray[np.uint8]:
+    codes = np.zeros(len(missing), np.uint8)
+    for row in range(len(missing)):
+        if np.isnan(amount[row]):
+            codes[row] = _NOT_A_NUMBER
+        elif np.isinf(amount[row]):
+            codes[row] = _INFINITE
+        elif amount[row] < 0:
+            codes[row] = _NEGATIVE
+        elif not _FIRST_CHANNEL <= channel[row] <= _LAST_CHANNEL:
+            codes[row] = _UNKNOWN_CHANNEL
+        elif not 0 <= time_us[row] <= MAX_TIME_US:
+            codes[row] = _OUT_OF_RANGE
+        elif missing[row]:
+            codes[row] = _ID_MISSING
+    return codes
 
 
 def _bounded(column: str, array: NDArray[Any]) -> NDArray[Any]:

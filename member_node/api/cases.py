@@ -10,6 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from governance.messages.problems import RequestError
 from member_node.service.cases import MAX_NOTE, CaseError, CaseService, Clearance
+from member_node.service.history_files import HistoryError
 from member_node.service.stream_parts import StreamError
 from member_node.storage.cases import MAX_PAGE, CaseFilter
 from scoring.lists_values import ListError
@@ -122,5 +123,5 @@ def staff_name(request: Request) -> str:
 def _said(party: str, verb: Callable[[], dict[str, Any]]) -> dict[str, Any]:
     try:
         return verb()
-    except (CaseError, ListError, StreamError) as error:
+    except (CaseError, HistoryError, ListError, StreamError) as error:
         raise RequestError("operator", str(error), party) from error

@@ -117,7 +117,7 @@ def event_batcher(
 ) -> MicroBatcher[Delivery, list[Answer]]:
     """Micro-batches of about ``max_rows`` rows in front of ``ingest``; what waits is among the metrics."""
     batcher: MicroBatcher[Delivery, list[Answer]] = MicroBatcher(
-        ingest.take, max_wait_ms=max_wait_ms, max_weight=max_rows
+        ingest.begin, max_wait_ms=max_wait_ms, max_weight=max_rows
     )
     metrics.watch("queued_rows", "Rows that wait to be scored.", lambda: batcher.waiting)
     return batcher

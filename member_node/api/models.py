@@ -14,6 +14,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from governance.messages.problems import RequestError
 from member_node.api.operator import staff_of
+from member_node.service.history_files import HistoryError
 from member_node.service.models import ModelBook, card_of
 from member_node.service.staff import Role
 from member_node.service.stream_parts import StreamError
@@ -70,7 +71,7 @@ def models_router(
             return verb()
         except UnknownModelError as error:
             raise RequestError("not-found", str(error), party) from error
-        except (ArtefactError, DatasetError, LifecycleError, ModelError, OSError) as error:
+        except (ArtefactError, DatasetError, HistoryError, LifecycleError, ModelError, OSError) as error:
             raise RequestError("operator", str(error), party) from error
 
     def name_of(request: Request, *roles: Role) -> str:

@@ -23,7 +23,7 @@ from member_node.service.staff import OPERATOR, Role, Staff, StaffBook
 MAX_BANK_BYTES = 32 * 2**20
 BODY_SECONDS = 30.0
 # Where people without the admin role may change something.
-DESK_PATHS = ("/rules", "/lists", "/models", "/cases", "/alerts", "/lookups", "/indicators")
+DESK_PATHS = ("/rules", "/lists", "/models", "/cases", "/alerts", "/lookups", "/indicators", "/sync")
 # Where they may not even read.
 ADMIN_PATHS = ("/staff",)
 

@@ -16,6 +16,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from governance.messages.problems import RequestError
 from member_node.api.operator import staff_of
+from member_node.service.history_files import HistoryError
 from member_node.service.rulebook import MAX_WHY, NotPermittedError, Rulebook, RulebookError
 from member_node.service.stream_parts import StreamError
 from member_node.storage.rulebook import VersionRow
@@ -93,7 +94,7 @@ def rules_router(
             raise RequestError(name, f"{error.code}: {error}", party) from error
         except NotPermittedError as error:
             raise RequestError("not-permitted", str(error), party) from error
-        except (RulebookError, StreamError, ValueError) as error:
+        except (HistoryError, RulebookError, StreamError, ValueError) as error:
             raise RequestError("operator", str(error), party) from error
 
     def opened() -> Rulebook:

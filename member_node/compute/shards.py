@@ -83,6 +83,9 @@ class _Shard:
             return _Part(owned, None, None, None)
         return _Part(owned, matrix.values[:, self._places.rest], matrix.disposition, matrix.refusal)
 
+    def foresee(self, given: _Given) -> NDArray[np.uint8]:
+        return self._engine.foresee(given[0].take(np.arange(len(given[0]))))
+
     def apply(self, given: _Given) -> None:
         self._apply(given)
 
@@ -158,6 +161,14 @@ class ShardedEngine:
         if self._held_rows > self._tail_rows:
             self._save()
         return self._join(parts, batch)
+
+    def foresee(self, batch: TransactionBatch) -> NDArray[np.uint8]:
+        """The dispositions uint8 [n] that :meth:`update` would give a batch now (all shards decide alike)."""
+        bare = replace(batch, entities={}, numbers={})
+        shared = self._ray.put(self._slim(bare, None))
+        answer = self._shards[0].foresee.remote(shared)
+        found: NDArray[np.uint8] = self._answer(0, answer, lambda actor: actor.foresee.remote(shared))
+        return found
 
     def state(self) -> dict[str, NDArray[Any]]:
         """All state, read-only, for a snapshot: every shard writes a checkpoint, which is mapped here.

@@ -4,8 +4,9 @@ Exact by construction: rules are judged by the same code over the stored values 
 same tier bounds, exemptions, stopped rules and lists. So the active version over its own history gives the stored
 verdicts again; ``unexplained`` counts the rows where it does not, and should be 0.
 
-An event without an outcome counts as neither fraud nor genuine. *Caught* money is that of confirmed frauds that were
-not simply allowed; *disturbed* are genuine payments that were not.
+A row of the history is a judgement: an event that was corrected was judged twice and counts twice. An event without an
+outcome counts as neither fraud nor genuine. *Caught* money is that of confirmed frauds that were not simply allowed;
+*disturbed* are genuine payments that were not.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from member_node.service.stored_rows import Derive, StoredRows, stored_rows
+from member_node.service.stored_rows import Derive, StoredRows, rows_alike, stored_rows
 from scoring.rules.columns import ColumnSchema
 from scoring.rules.evaluation import RuleSet, decide
 from scoring.verdicts import VERDICT_LABELS, TierTable
@@ -110,6 +111,10 @@ class Backtest:
 
     def add(self, table: pa.Table) -> None:
         """Judge some rows of the history. Raises StoredRowsError."""
+        for part in rows_alike(table):
+            self._add(part)
+
+    def _add(self, table: pa.Table) -> None:
         stored = stored_rows(table, (self.tested, self.active), self.schema, self.derive, self.tiers)
         if not len(stored):
             return

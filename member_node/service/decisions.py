@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import base64
 from collections.abc import Mapping, Sequence
+from functools import lru_cache
 from typing import Any
 
 import msgspec
@@ -19,7 +20,7 @@ from numpy.typing import NDArray
 from member_node.storage.cases import VERDICT, Alert
 from member_node.streams.events import CORRECTION, DEVICE_COMPONENTS, EventBatch
 from scoring.reasons import Reason
-from scoring.scored import ScoredRows
+from scoring.scored import ScoredRows, Silenced
 from scoring.verdicts import VERDICT_LABELS, Verdict
 
 # The journal frame of the events that a frame of decisions is about.
@@ -30,25 +31,36 @@ DEPLOYMENT = "deployment"
 # Up to so many rows a list of texts is built faster than a dictionary of them.
 _FEW = 16
 NOT_KEPT = (CORRECTION, DEVICE_COMPONENTS)
+# In the history of a stream whose events may be corrected: the journal frame, and whether the row replaced another one.
+FRAME, CORRECTED = "journal_frame", "corrected"
+# Lists of rule ids; in a batch of decisions only where some row has one, in the history always.
+EXEMPT, BRAKED = "exempt", "braked"
+_IDS = pa.list_(pa.string())
 
 
 def decision_rows(scored: ScoredRows, kept: Mapping[str, Any], degraded: bool) -> pa.RecordBatch:
     """One row for each judged row. ``kept``: columns of the consortium; ``degraded``: it could not be asked."""
     rows = len(scored)
+    verdict, rule = labels(scored.live.verdict), names(scored.live.decider, scored.deciders)
+    same = scored.alone is scored.live
     columns: dict[str, Any] = {
-        "verdict": labels(scored.live.verdict),
-        "rule": names(scored.live.decider, scored.deciders),
-        "verdict_alone": labels(scored.alone.verdict),
-        "rule_alone": names(scored.alone.decider, scored.deciders),
+        "verdict": verdict,
+        "rule": rule,
+        "verdict_alone": verdict if same else labels(scored.alone.verdict),
+        "rule_alone": rule if same else names(scored.alone.decider, scored.deciders),
         "rule_version": pa.array(scored.version),
         "reasons": _reason_texts(scored.reasons, rows),
         **kept,
-        "degraded": pa.array(np.full(rows, degraded)),
+        "degraded": _repeated(degraded, rows),
+        **{name: pa.array(hits) for name, hits in scored.listed.items()},
     }
+    for name, silenced in ((EXEMPT, scored.exempt), (BRAKED, scored.braked)):
+        if len(silenced):
+            columns[name] = _rule_ids(silenced, rows)
     if scored.has_model:
         columns["model_score"] = pa.array(scored.score, mask=np.isnan(scored.score))
         columns["model_degraded"] = pa.array(scored.model_degraded)
-        columns["model_version"] = pa.array(np.full(rows, scored.model_version, np.int32))
+        columns["model_version"] = _repeated_version(scored.model_version, rows)
     if scored.device_ids is not None:
         columns["device_linked"] = pa.array(scored.device_ids, type=pa.string())
     for version, verdict in scored.shadow_verdicts.items():
@@ -77,10 +89,19 @@ def history_table(
     events: EventBatch | pa.Table,
     decisions: pa.RecordBatch | pa.Table,
     features: Mapping[str, NDArray[np.float64]],
+    frame: NDArray[np.int64],
 ) -> pa.Table:
-    """Events as they came (without fingerprint components), what was decided, and ``features``."""
+    """Events as they came (without fingerprint components), what was decided, and ``features``.
+
+    ``frame`` int64 [n]: the journal frame of each event, kept where events may be corrected.
+    """
     columns = {name: events.column(name) for name in events.schema.names if name not in NOT_KEPT}
+    if CORRECTION in events.schema.names:
+        columns[FRAME], columns[CORRECTED] = pa.array(frame), events.column(CORRECTION)
     columns |= {name: decisions.column(name) for name in decisions.schema.names}
+    for name in (EXEMPT, BRAKED):
+        if name not in columns:
+            columns[name] = pa.nulls(len(frame), _IDS)
     columns |= {name: pa.array(values) for name, values in features.items() if name not in columns}
     return pa.table(columns)
 
@@ -126,12 +147,36 @@ def alerts_of(sequence: int, events: EventBatch, decisions: pa.RecordBatch, leas
 
 def labels(verdict: NDArray[np.uint8]) -> pa.Array:
     """Verdicts by their labels, text [n]."""
+    if not verdict.any():
+        return _repeated_text(VERDICT_LABELS[0], len(verdict))
     return _named(verdict, VERDICT_LABELS, None)
 
 
-def names(index: NDArray[np.int16], known: Sequence[str]) -> pa.Array:
+def names(index: NDArray[np.integer[Any]], known: Sequence[str]) -> pa.Array:
     """``known`` names by position, text [n]; null where the position is negative."""
-    return _named(index, known, index < 0)
+    none = index < 0
+    return _no_texts(len(index)) if none.all() else _named(index, known, none)
+
+
+# Columns that say the same of every row, as most do of most batches: Arrow's arrays never change.
+@lru_cache(maxsize=64)
+def _repeated_text(value: str, rows: int) -> pa.Array:
+    return pa.repeat(pa.scalar(value, pa.string()), rows)
+
+
+@lru_cache(maxsize=64)
+def _no_texts(rows: int) -> pa.Array:
+    return pa.nulls(rows, pa.string())
+
+
+@lru_cache(maxsize=64)
+def _repeated(value: bool, rows: int) -> pa.Array:
+    return pa.array(np.full(rows, value))
+
+
+@lru_cache(maxsize=64)
+def _repeated_version(version: int, rows: int) -> pa.Array:
+    return pa.array(np.full(rows, version, np.int32))
 
 
 def _named(index: NDArray[Any], known: Sequence[str], mask: NDArray[np.bool_] | None) -> pa.Array:
@@ -141,9 +186,17 @@ def _named(index: NDArray[Any], known: Sequence[str], mask: NDArray[np.bool_] | 
     return pa.DictionaryArray.from_arrays(indices, pa.array(known, type=pa.string())).cast(pa.string())
 
 
+def _rule_ids(silenced: Silenced, rows: int) -> pa.Array:
+    """The ids of each row as a list, null where there is none."""
+    counts = np.bincount(silenced.rows, minlength=rows)
+    offsets = np.concatenate([[0], np.cumsum(counts)]).astype(np.int32)
+    ids = names(silenced.places.astype(np.int16), silenced.rules)
+    return pa.ListArray.from_arrays(pa.array(offsets), ids, mask=pa.array(counts == 0))
+
+
 def _reason_texts(reasons: Mapping[int, Sequence[Reason]], rows: int) -> pa.Array:
     if not reasons:
-        return pa.nulls(rows, pa.string())
+        return _no_texts(rows)
     texts: list[str | None] = [None] * rows
     for row, given in reasons.items():
         told = [{"rule": each.rule, "verdict": each.verdict.label, "text": each.text} for each in given]

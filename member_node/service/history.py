@@ -19,6 +19,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from member_node.service.decisions import CORRECTED, FRAME
 from member_node.service.history_files import (
     FAST,
     SMALL,
@@ -158,22 +159,23 @@ class HistoryStore:
         return sum(path.stat().st_size for path in self.files())
 
     def find(self, event_ids: Sequence[str], columns: Sequence[str]) -> pa.Table:
-        """``columns`` of the events with these ids (as text), in no particular order; null where a file lacks one.
+        """``columns`` of the events with these ids (as text), null where a file lacks one.
 
-        Raises :class:`HistoryError` for a file that cannot be read.
+        Rows come in the order they were scored: of an event that was corrected, the last one counts. Raises
+        :class:`HistoryError` for a file that cannot be read.
         """
         wanted = list(dict.fromkeys(["event_id", *columns]))
+        read = list(dict.fromkeys([*wanted, FRAME, CORRECTED]))
         while True:
             with self._lock:
                 manifest, waiting = self._folder.manifest, self.waiting()
             try:
-                found = [
-                    _chosen(table.filter(pc.is_in(table.column("event_id"), value_set=ids)), wanted)
+                found = [part for file in manifest.files for part in self._find_in(file, event_ids, read)]
+                found += [
+                    _chosen(table.filter(pc.is_in(table.column("event_id"), value_set=ids)), read)
                     for table in waiting
                     if len(ids := as_ids(event_ids, table.schema.field("event_id").type))
                 ]
-                for file in reversed(manifest.files):
-                    found += self._find_in(file, event_ids, wanted)
                 break
             except HistoryError:
                 if manifest is self._folder.manifest:  # else a file was replaced while it was being read
@@ -181,7 +183,7 @@ class HistoryStore:
         found = [table for table in found if table.num_rows]
         if not found:
             return pa.table({name: pa.array([], type=pa.string()) for name in wanted})
-        joined = _joined(found)
+        joined = _in_scored_order(_joined(found))
         for name in wanted:
             if name not in joined.schema.names:
                 joined = joined.append_column(name, pa.nulls(joined.num_rows))
@@ -265,6 +267,15 @@ def _by_day(rows: pa.Table) -> Iterator[tuple[int, pa.Table]]:
 
 def _joined(tables: list[pa.Table]) -> pa.Table:
     return pa.concat_tables(tables, promote_options="permissive")
+
+
+def _in_scored_order(rows: pa.Table) -> pa.Table:
+    """By journal frame, since a correction may lie in the file of another day; within a frame corrections come last."""
+    if rows.num_rows < 2 or FRAME not in rows.schema.names:
+        return rows
+    frame = pc.fill_null(rows.column(FRAME), -1).to_numpy()
+    corrected = pc.fill_null(rows.column(CORRECTED), False).to_numpy()
+    return rows.take(pa.array(np.lexsort((corrected, frame))))
 
 
 def _chosen(table: pa.Table, wanted: list[str]) -> pa.Table:

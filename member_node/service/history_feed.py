@@ -7,14 +7,16 @@ from __future__ import annotations
 
 import logging
 import threading
+import time
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
+from member_node.metrics import HISTORY
 from member_node.service.alerts import AlertFeed
 from member_node.service.decisions import alerts_of, history_table
 from member_node.service.history import HistoryStore
@@ -43,15 +45,17 @@ class ScoredFrame:
 def frames_table(frames: Sequence[ScoredFrame]) -> pa.Table:
     """The rows of successive frames of one stream as the history keeps them."""
     first = frames[0]
+    sequence = np.repeat([each.sequence for each in frames], [each.events.num_rows for each in frames])
     if len(frames) == 1:
         features = dict(zip(first.names, first.features, strict=True))
-        return history_table(first.events, first.decisions, features)
-    decisions = pa.concat_tables(
-        [pa.Table.from_batches([each.decisions]) for each in frames], promote_options="permissive"
+        return history_table(first.events, first.decisions, features, sequence)
+    # Frames differ in what was not sent, and in lists and models that came or went.
+    decisions, events = (
+        pa.concat_tables([pa.Table.from_batches([each]) for each in parts], promote_options="permissive")
+        for parts in ([each.decisions for each in frames], [each.events for each in frames])
     )
     joined = np.concatenate([each.features for each in frames], axis=1)
-    events = pa.Table.from_batches([each.events for each in frames])
-    return history_table(events, decisions, dict(zip(first.names, joined, strict=True)))
+    return history_table(events, decisions, dict(zip(first.names, joined, strict=True)), sequence)
 
 
 class HistoryFeed:
@@ -63,10 +67,13 @@ class HistoryFeed:
         alerts: AlertFeed | None,
         *,
         max_rows: int = MAX_ROWS,
+        on_stage: Callable[[str, float], None] = lambda stage, seconds: None,
     ) -> None:
+        """``on_stage`` hears how many seconds each handing over took."""
         self._history = history
         self._alerts = alerts
         self._max = max_rows
+        self._on_stage = on_stage
         self._queue: deque[ScoredFrame] = deque()
         self._rows = 0
         self._failure = ""
@@ -147,6 +154,7 @@ class HistoryFeed:
     def _hand_over(self, frames: Sequence[ScoredFrame]) -> bool:
         last = frames[-1].sequence
         new = [frame for frame in frames if not self._history.has(frame.sequence)]
+        began = time.perf_counter()
         try:
             if new:
                 self._history.write(last, frames_table(new))
@@ -162,4 +170,5 @@ class HistoryFeed:
                 self._failure = f"{type(error).__name__}: {error}"
                 self._changed.wait_for(lambda: self._closing, RETRY_SECONDS)
             return False
+        self._on_stage(HISTORY, time.perf_counter() - began)
         return True

@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
 
+from numpy.typing import NDArray
+
+from member_node.metrics import MODEL
 from scoring.lists import ListSet
-from scoring.models.served import Serving
+from scoring.models.served import ModelColumns, Serving
 from scoring.rules.columns import ColumnSchema
 from scoring.rules.deployment import Deployment
 from scoring.rules.ruleset import load_ruleset
@@ -35,6 +41,38 @@ class ForceSource:
         if held.deployment is not deployment or held.lists is not lists or held.models is not models:
             held = self._held = InForce(deployment, lists, models)
         return held
+
+
+@dataclass(frozen=True, eq=False)
+class _TimedServing(Serving):
+    """The same models; tells how long each batch took them."""
+
+    on_stage: Callable[[str, float], None] = lambda stage, seconds: None
+
+    def columns(self, values: Mapping[str, NDArray[Any]], rows: int) -> ModelColumns:
+        began = time.perf_counter()
+        found = super().columns(values, rows)
+        self.on_stage(MODEL, time.perf_counter() - began)
+        return found
+
+
+def timed_models(
+    models: Callable[[], Serving], on_stage: Callable[[str, float], None]
+) -> Callable[[], Serving]:
+    """What ``models`` gives, as values that tell ``on_stage`` the seconds of every batch they score."""
+    plain = models()
+    timed = plain
+
+    def serving() -> Serving:
+        nonlocal plain, timed
+        found = models()
+        if found is not plain or timed is plain:
+            plain = timed = found
+            if found.active is not None or found.shadows:
+                timed = _TimedServing(found.active, found.shadows, found.failure, found.broken, on_stage)
+        return timed
+
+    return serving
 
 
 def no_lists() -> ListSet:

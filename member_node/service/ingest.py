@@ -29,14 +29,18 @@ from scoring.schema import OutcomeBatch
 
 
 class ScoringPort(Protocol):
-    """Accepts events and judges them (see ``ScoringService``); calls are serialised, what it returns is durable."""
+    """Accepts events and judges them (see ``ScoringService``); calls are serialised."""
 
-    def score(
+    def score_unsettled(
         self,
         events: EventBatch,
         outcomes: OutcomeBatch | None = None,
         facts: Mapping[str, str] | None = None,
-    ) -> ScoredBatch: ...
+    ) -> ScoredBatch:
+        """The verdicts, which must not leave before :meth:`settle`."""
+
+    def settle(self) -> None:
+        """Return when everything scored so far is on disk."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -65,17 +69,43 @@ class Ingest:
         self._now_us = now_us
         self._stream: LiveStream | None = None
         self._lock = threading.Lock()
+        # Batches are finished in the order they were begun in.
+        self._turn = threading.Condition()
+        self._begun = self._finished = 0
 
     def take(self, deliveries: Sequence[Delivery], facts: Mapping[str, str] | None = None) -> list[Answered]:
         """Score the acceptable rows of all deliveries as one batch; what they hold is durable when this returns.
 
-        Raises what ``ScoringPort.score`` raises, and then nothing was accepted; and ``RequestError`` where no stream
-        is open.
+        Raises what the ``ScoringPort`` raises, and ``RequestError`` where no stream is open; nothing was answered then.
+        """
+        return self.begin(deliveries, facts)()
+
+    def begin(
+        self, deliveries: Sequence[Delivery], facts: Mapping[str, str] | None = None
+    ) -> Callable[[], list[Answered]]:
+        """:meth:`take` in two parts: score them now, and what is returned waits for the disk and answers them.
+
+        It must be called, once; those begun before are finished first.
         """
         with self._lock:
-            return self._take(deliveries, facts)
+            finish = self._score(deliveries, facts)
+            self._begun += 1
+            number = self._begun
+        return lambda: self._in_turn(number, finish)
 
-    def _take(self, deliveries: Sequence[Delivery], facts: Mapping[str, str] | None) -> list[Answered]:
+    def _in_turn(self, number: int, finish: Callable[[], list[Answered]]) -> list[Answered]:
+        with self._turn:
+            self._turn.wait_for(lambda: self._finished == number - 1)
+        try:
+            return finish()
+        finally:
+            with self._turn:
+                self._finished = number
+                self._turn.notify_all()
+
+    def _score(
+        self, deliveries: Sequence[Delivery], facts: Mapping[str, str] | None
+    ) -> Callable[[], list[Answered]]:
         stream = self._open()
         now_us = self._now_us()
         read: list[_Read] = []
@@ -86,18 +116,19 @@ class Ingest:
             )
         batches = [each.incoming.events for each in read if each.incoming is not None]
         events = pa.concat_batches(batches) if batches else stream.form.schema.empty_table()
-        scored: list[Answer] = []
-        if events.num_rows:
-            batch = stream.scoring.score(events, None, facts)
-            scored = answers_to(batch, events.column("event_id").to_pylist(), self._originals)
-        results: list[Answered] = []
-        first = 0
-        for each in read:
-            last = first + (each.incoming.events.num_rows if each.incoming else 0)
-            results += each.dealt(scored[first:last])
-            first = last
-        self._count(deliveries, results, events)
-        return results
+        batch = stream.scoring.score_unsettled(events, None, facts) if events.num_rows else None
+        originals = self._originals
+
+        def finish() -> list[Answered]:
+            scored: list[Answer] = []
+            if batch is not None:
+                stream.scoring.settle()
+                scored = answers_to(batch, events.column("event_id").to_pylist(), originals)
+            results = _dealt(read, scored)
+            self._count(deliveries, results, events)
+            return results
+
+        return finish
 
     def _open(self) -> LiveStream:
         stream = self._live()
@@ -175,3 +206,14 @@ class _Read:
             else:
                 yield answers[first : first + count]
                 first += count
+
+
+def _dealt(read: Sequence[_Read], scored: list[Answer]) -> list[Answered]:
+    """The answers of all deliveries in their order; ``scored``: of the rows that were acceptable."""
+    results: list[Answered] = []
+    first = 0
+    for each in read:
+        last = first + (each.incoming.events.num_rows if each.incoming else 0)
+        results += each.dealt(scored[first:last])
+        first = last
+    return results

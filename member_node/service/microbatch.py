@@ -1,5 +1,9 @@
 """Micro-batches: what arrives within a moment is taken as one batch by a thread of its own, in the order it arrived.
 
+A batch has two parts, each with a thread: it is begun (computed), then finished (waits for the disk and is answered).
+While one is finished the next is begun, so that the wait for the disk costs latency and no throughput; both parts see
+batches in the order of their arrival.
+
 The queue is bounded (a full one is refused at once, so that senders slow down instead of waiting in vain), waiting is
 bounded (by a deadline that is looked at while the batch before is still under way), and every waiting caller gets its
 own answer or the exception of its batch.
@@ -11,9 +15,10 @@ import asyncio
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Generic, TypeVar
+from itertools import chain
+from typing import Any, Generic, TypeVar
 
 from governance.messages.problems import RequestError
 
@@ -21,6 +26,7 @@ MAX_WAIT_MS = 2.0
 MAX_WEIGHT = 4_096
 QUEUE_WEIGHT = 50_000
 DEADLINE_SECONDS = 5.0
+UNDER_WAY = 2
 RETRY_AFTER_SECONDS = 1
 
 T = TypeVar("T")
@@ -43,35 +49,38 @@ class _Waiting(Generic[T, R]):
 
 
 class MicroBatcher(Generic[T, R]):
-    """Collects items on an event loop and gives them, some at a time, to ``take`` in one worker thread."""
+    """Collects items on an event loop and has them, some at a time, begun and finished in two threads."""
 
     def __init__(
         self,
-        take: Callable[[Sequence[T]], Sequence[R | RequestError]],
+        begin: Callable[[Sequence[T]], Callable[[], Sequence[R | RequestError]]],
         *,
         max_wait_ms: float = MAX_WAIT_MS,
         max_weight: int = MAX_WEIGHT,
         queue_weight: int = QUEUE_WEIGHT,
         deadline_seconds: float = DEADLINE_SECONDS,
     ) -> None:
-        """``take`` gives one result or refusal an item; what it raises is raised for every item of the batch.
+        """``begin`` gives what finishes the batch, which gives one result or refusal an item; what either raises is
+        raised for every item of the batch.
 
         A batch is taken when its first item has waited ``max_wait_ms`` or its items weigh ``max_weight`` (rows); one
         that is heavier by itself is a batch of its own.
         """
-        self._take = take
+        self._begin = begin
         self._max_wait = max_wait_ms / 1000
         self._max_weight = max_weight
         self._queue_weight = queue_weight
         self._deadline = deadline_seconds
         self._queue: deque[_Waiting[T, R]] = deque()
         self._weight = 0
-        self._under_way: list[_Waiting[T, R]] = []
+        self._under_way: deque[list[_Waiting[T, R]]] = deque()
+        self._beginning = False
         self._timer: asyncio.TimerHandle | None = None
         self._sweeper: asyncio.TimerHandle | None = None
         self._closing = False
         self._idle: asyncio.Event | None = None
-        self._worker = ThreadPoolExecutor(1, thread_name_prefix="ingest")
+        self._beginner = ThreadPoolExecutor(1, thread_name_prefix="ingest")
+        self._finisher = ThreadPoolExecutor(1, thread_name_prefix="ingest-finish")
 
     @property
     def waiting(self) -> int:
@@ -92,7 +101,7 @@ class MicroBatcher(Generic[T, R]):
         waiting: _Waiting[T, R] = _Waiting(item, weight, time.perf_counter(), loop.create_future())
         self._queue.append(waiting)
         self._weight += weight
-        if not self._under_way:
+        if self._may_start:
             self._plan(loop)
         if self._sweeper is None:
             self._sweeper = loop.call_later(self._deadline / 4, self._sweep, loop)
@@ -104,19 +113,24 @@ class MicroBatcher(Generic[T, R]):
         loop = asyncio.get_running_loop()
         if self._queue or self._under_way:
             self._idle = asyncio.Event()
-            if not self._under_way:
+            if self._queue and self._may_start:
                 self._start(loop)
             try:
                 async with asyncio.timeout(seconds):
                     await self._idle.wait()
             except TimeoutError:
-                self._refuse([*self._under_way, *self._queue], "the node is closing")
+                self._refuse([*chain(*self._under_way), *self._queue], "the node is closing")
                 self._queue.clear()
                 self._weight = 0
         for timer in (self._timer, self._sweeper):
             if timer is not None:
                 timer.cancel()
-        await asyncio.to_thread(self._worker.shutdown)
+        await asyncio.to_thread(self._beginner.shutdown)
+        await asyncio.to_thread(self._finisher.shutdown)
+
+    @property
+    def _may_start(self) -> bool:
+        return not self._beginning and len(self._under_way) < UNDER_WAY
 
     def _plan(self, loop: asyncio.AbstractEventLoop) -> None:
         """Start the next batch now, or when its first item has waited long enough."""
@@ -140,19 +154,42 @@ class MicroBatcher(Generic[T, R]):
                 batch.append(each)
                 weight += each.weight
         if not batch:
-            self._finished(loop)
+            self._go_on(loop)
             return
-        self._under_way = batch
-        running = loop.run_in_executor(self._worker, self._take, [each.item for each in batch])
-        running.add_done_callback(lambda done: self._deliver(loop, batch, done))
+        self._under_way.append(batch)
+        self._beginning = True
+        begun = self._beginner.submit(self._begin, [each.item for each in batch])
+        # From thread to thread: the loop may be busy, and the disk would wait for it.
+        begun.add_done_callback(lambda done: self._begun(loop, batch, done))
 
-    def _deliver(
+    def _begun(
         self,
         loop: asyncio.AbstractEventLoop,
         batch: Sequence[_Waiting[T, R]],
-        done: asyncio.Future[Sequence[R | RequestError]],
+        done: Future[Callable[[], Sequence[R | RequestError]]],
     ) -> None:
-        self._under_way = []
+        """In the beginning thread."""
+        error = done.exception()
+        if error is None:
+            finished = self._finisher.submit(done.result())
+            finished.add_done_callback(
+                lambda done: loop.call_soon_threadsafe(self._deliver, loop, batch, done)
+            )
+            loop.call_soon_threadsafe(self._may_begin, loop)
+        else:
+            loop.call_soon_threadsafe(self._may_begin, loop)
+            # Behind those that were begun before it.
+            self._finisher.submit(loop.call_soon_threadsafe, self._deliver, loop, batch, done)
+
+    def _may_begin(self, loop: asyncio.AbstractEventLoop) -> None:
+        self._beginning = False
+        self._go_on(loop)
+
+    def _deliver(
+        self, loop: asyncio.AbstractEventLoop, batch: Sequence[_Waiting[T, R]], done: Future[Any]
+    ) -> None:
+        """``done``: the batch's results, or whatever failed of its two parts."""
+        self._under_way.popleft()
         error = done.exception()
         if error is not None:
             for each in batch:
@@ -166,19 +203,20 @@ class MicroBatcher(Generic[T, R]):
                     each.answer.set_exception(result)
                 else:
                     each.answer.set_result(result)
-        self._finished(loop)
+        self._go_on(loop)
 
-    def _finished(self, loop: asyncio.AbstractEventLoop) -> None:
+    def _go_on(self, loop: asyncio.AbstractEventLoop) -> None:
         if self._queue:
-            self._plan(loop)
-        elif self._idle is not None:
+            if self._may_start:
+                self._plan(loop)
+        elif self._idle is not None and not self._under_way:
             self._idle.set()
 
     def _sweep(self, loop: asyncio.AbstractEventLoop) -> None:
         """Refuse what has waited too long; the oldest stand first."""
         self._sweeper = None
         latest = time.perf_counter() - self._deadline
-        late = [each for each in self._under_way if each.arrived <= latest]
+        late = [each for each in chain(*self._under_way) if each.arrived <= latest]
         for each in self._queue:
             if each.arrived > latest:
                 break

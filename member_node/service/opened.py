@@ -16,15 +16,15 @@ from numpy.typing import NDArray
 from member_node.background import BackgroundLoop
 from member_node.service.alerts import AlertFeed, AlertPolicy
 from member_node.service.counts import ConsortiumCounts, PublicDirectory
-from member_node.service.history import HistoryStore
+from member_node.service.history import HistoryError, HistoryStore
 from member_node.service.history_feed import HistoryFeed
-from member_node.service.in_force import FileRules, ForceSource, no_lists, no_models
+from member_node.service.in_force import FileRules, ForceSource, no_lists, no_models, timed_models
 from member_node.service.layout import rule_columns, tier_table
 from member_node.service.rulebook import Rulebook
 from member_node.service.scoring import Restored, ScoredBatch, ScoringService
 from member_node.service.stream_parts import StreamError, StreamParts, StreamSource
 from member_node.service.surroundings import Surveyor
-from member_node.service.warming import compiling, read_numbers, warm
+from member_node.service.warming import compiling, read_numbers, warm, warm_judging
 from member_node.storage.cases import BRAKE
 from member_node.streams.events import DEVICE_COMPONENTS, EventBatch, event_schema
 from member_node.streams.journal import Journal
@@ -35,11 +35,14 @@ from scoring.devices.linker import NUMBERS as DEVICE_NUMBERS
 from scoring.devices.linker import DeviceLinker
 from scoring.engine import ScoringCore
 from scoring.features.spec import FieldFeature, parse_spec
+from scoring.models.words import feature_words
 from scoring.rules.columns import ColumnSchema
 
 LOGGER = logging.getLogger(__name__)
 CHECKPOINT_SECONDS = 5.0
 DRAIN_SECONDS = 600.0
+# A full disk stops the history, and must not stop the answers to events sent again.
+FIND_SECONDS = 2.0
 DAY_SECONDS = 86_400
 
 
@@ -69,6 +72,7 @@ class Opened:
     directory: PublicDirectory | None
     journal: Journal
     history: HistoryStore
+    snapshots: SnapshotStore
     feed: HistoryFeed
     alerts: AlertFeed | None
     keeper: SnapshotKeeper
@@ -81,13 +85,33 @@ class Opened:
             loop.start()
 
     def find(self, event_ids: Sequence[str], columns: Sequence[str]) -> pa.Table:
-        """``columns`` of scored events by id (as text), those of the newest batches included."""
-        self.feed.drain(DRAIN_SECONDS)
+        """``columns`` of scored events by id (as text), those of the newest batches included.
+
+        Waits :data:`FIND_SECONDS` at most for what is on its way into the history; raises ``HistoryError`` when
+        events are not found and might be among what is still on its way.
+        """
+        settled = self._settled()
+        found = self.history.find(event_ids, columns)
+        if not settled and len(set(found.column("event_id").to_pylist())) < len(set(event_ids)):
+            raise HistoryError(
+                f"the history is {self.feed.waiting_rows} rows behind ({self.feed.failure or 'being written'}), and "
+                "not all of these events are found: free some room on its disk, or ask again in a moment"
+            )
+        return found
+
+    def find_held(self, event_ids: Sequence[str], columns: Sequence[str]) -> pa.Table:
+        """The same as far as the history holds them, for whoever can do without the rest."""
+        self._settled()
         return self.history.find(event_ids, columns)
+
+    def _settled(self) -> bool:
+        """Whether the history has everything, after a moment's wait unless it cannot be written anyway."""
+        return self.feed.drain(0.0 if self.feed.failure else FIND_SECONDS)
 
     def flush(self) -> None:
         """Have everything that was scored so far in the history's files. Raises ``HistoryError``."""
-        self.feed.drain(DRAIN_SECONDS)
+        if not self.feed.drain(DRAIN_SECONDS):
+            raise HistoryError(f"the history is behind: {self.feed.failure or 'it is still being written'}")
         self.history.flush()
 
     def close(self) -> None:
@@ -137,10 +161,10 @@ def open_stream(parts: StreamParts, source: StreamSource, told: Callable[[str], 
     force = ForceSource(
         rules.deployment,
         no_lists if parts.lists is None else parts.lists.snapshot,
-        no_models if parts.models is None else parts.models.serving,
+        no_models if parts.models is None else timed_models(parts.models.serving, parts.on_stage),
     )
-    linker = DeviceLinker() if linked else None
-    core = ScoringCore(parts.engine(spec), features=features, linker=linker)
+    linker = DeviceLinker(parts.device_key) if linked else None
+    core = ScoringCore(parts.engine(spec), features=features, linker=linker, words=feature_words(spec))
     journal = Journal(parts.directory / "journal")
     closers: list[Callable[[], None]] = [journal.close]
     try:
@@ -150,7 +174,7 @@ def open_stream(parts: StreamParts, source: StreamSource, told: Callable[[str], 
             policy = AlertPolicy(parts.settings.alert_least, parts.settings.case_window_us)
             alerts = AlertFeed(parts.cases, policy, parts.clock)
             closers.insert(0, alerts.close)
-        feed = HistoryFeed(history, alerts)
+        feed = HistoryFeed(history, alerts, on_stage=parts.on_stage)
         closers.insert(0, feed.close)
         surveyor = Surveyor(
             parts.party,
@@ -171,10 +195,12 @@ def open_stream(parts: StreamParts, source: StreamSource, told: Callable[[str], 
             numbers=read_numbers(spec),
             latencies=parts.latencies,
             on_scored=_watcher(alerts, rules, parts.on_scored),
+            on_stage=parts.on_stage,
         )
         with compiling(lambda kernel: told(f"compiling {kernel}")):
             if parts.shards == 1:
                 warm(parts.engine(spec), spec)
+            warm_judging(force().deployment)
             told("restoring")
             restored = scoring.restore(store.latest())
     except BaseException:
@@ -199,6 +225,7 @@ def open_stream(parts: StreamParts, source: StreamSource, told: Callable[[str], 
         directory=directory,
         journal=journal,
         history=history,
+        snapshots=store,
         feed=feed,
         alerts=alerts,
         keeper=keeper,

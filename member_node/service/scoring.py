@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import logging
 import threading
+import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
@@ -23,6 +24,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from member_node.latencies import Latencies
+from member_node.metrics import FEATURES, JOURNAL, RULES, SYNC
 from member_node.service.decisions import DEPLOYMENT, OF, decision_facts, decision_rows, recalled
 from member_node.service.frames import (
     EVENTS,
@@ -37,7 +39,7 @@ from member_node.service.frames import (
 )
 from member_node.service.history_feed import HistoryFeed, ScoredFrame
 from member_node.service.surroundings import Surroundings, Surveyor
-from member_node.streams.events import EventBatch, check_events, transactions_of
+from member_node.streams.events import EventBatch, transactions_of
 from member_node.streams.journal import Draft, Frame, Journal
 from scoring.engine import ScoringCore
 from scoring.reasons import Reason
@@ -134,11 +136,13 @@ class ScoringService:
         numbers: Iterable[str] = (),
         latencies: Latencies | None = None,
         on_scored: Callable[[ScoredBatch], None] = lambda batch: None,
+        on_stage: Callable[[str, float], None] = lambda stage, seconds: None,
     ) -> None:
         """``in_force``: asked once a batch for rules, lists and models; ``deployment_at``: an earlier deployment by
         its number, for replays; ``numbers``: attributes that features read.
 
-        ``on_scored`` sees every batch once its verdicts are final (counting; it must be quick and not raise).
+        ``on_scored`` sees every batch once its verdicts are final (counting; it must be quick and not raise),
+        ``on_stage`` how many seconds a stage took (the same).
         """
         self.core = core
         self.surveyor = surveyor
@@ -149,6 +153,7 @@ class ScoringService:
         self._numbers = tuple(numbers)
         self._latencies = latencies or Latencies()
         self._on_scored = on_scored
+        self._on_stage = on_stage
         self._first, self._second = threading.Lock(), threading.Lock()
         self._waiting: list[OutcomeBatch] = []
         self._facts: dict[str, str] = {}
@@ -173,16 +178,16 @@ class ScoringService:
         ``facts`` are kept in the journal and given back by :meth:`restore`. Raises ``JournalError`` (nothing was
         accepted then), ``EventSchemaError`` and :class:`StreamHaltedError`.
         """
-        with self._latencies.time("score batch", events.num_rows):
-            scored = self.score_unsettled(events, outcomes, facts)
-            self.settle()
+        scored = self.score_unsettled(events, outcomes, facts)
+        self.settle()
         return scored
 
     def score_unsettled(
         self, events: EventBatch, outcomes: OutcomeBatch | None = None, facts: Mapping[str, str] | None = None
     ) -> ScoredBatch:
         """:meth:`score` without the wait for the disk: what it returns must not leave before :meth:`settle`."""
-        return self._finish(self._begin(Batch(events, outcomes, facts or {})))
+        with self._latencies.time("score batch", events.num_rows):
+            return self._finish(self._begin(Batch(events, outcomes, facts or {})))
 
     def score_each(self, batches: Iterable[Batch]) -> Iterator[ScoredBatch]:
         """Score batches in their order, the features of one while the one before is judged; durable when yielded."""
@@ -260,7 +265,6 @@ class ScoringService:
 
     def _begin(self, given: Batch) -> _Begun:
         """Accept a batch and compute its features; returns holding the second lock."""
-        check_events(given.events)
         batch = transactions_of(given.events)
         drafts = []
         if given.outcomes is not None and len(given.outcomes):
@@ -268,13 +272,17 @@ class ScoringService:
         drafts.append(Draft(EVENTS, given.events, given.facts))
         with self._first:
             self._check()
+            began = time.perf_counter()
             first = self._journal.append(drafts, sync=False)
+            appended = time.perf_counter()
             try:
                 if len(drafts) > 1 and given.outcomes is not None:
                     self._waiting.append(given.outcomes)
                 self._facts.update(given.facts)
                 self.accepted += given.events.num_rows
                 begun = self._advance(first + len(drafts) - 1, given.events, batch)
+                self._on_stage(JOURNAL, appended - began)
+                self._on_stage(FEATURES, time.perf_counter() - appended)
             except BaseException as error:
                 raise self._halt("computing features", error) from error
             self._second.acquire()
@@ -291,6 +299,7 @@ class ScoringService:
         """Judge a begun batch and append its verdicts; releases the second lock."""
         try:
             surroundings = self.surveyor.survey(begun.events, begun.advanced.batch)
+            began = time.perf_counter()
             scored = self.core.judge(
                 begun.advanced,
                 surroundings.live,
@@ -298,6 +307,7 @@ class ScoringService:
                 surroundings.differing,
                 self.in_force(),
             )
+            self._on_stage(RULES, time.perf_counter() - began)
             decisions = decision_rows(scored, surroundings.kept, bool(surroundings.failure))
             facts = decision_facts(begun.sequence, scored)
             self._journal.append([Draft(VERDICTS, decisions, facts)], sync=False, finishing=True)
@@ -321,15 +331,17 @@ class ScoringService:
     def _finish_durably(self, begun: _Begun) -> ScoredBatch:
         with self._latencies.time("score batch", len(begun.advanced.disposition)):
             scored = self._finish(begun)
-            self.settle()
+        self.settle()
         return scored
 
     def settle(self) -> None:
         """Have everything appended so far on disk; callers that wait together share one ``fsync``."""
+        began = time.perf_counter()
         try:
             self._journal.sync()
         except BaseException as error:
             raise self._halt("forcing the journal to disk", error) from error
+        self._on_stage(SYNC, time.perf_counter() - began)
 
     def _replay(self, begun: _Begun, frame: Frame) -> None:
         """Take the verdicts that were given: they are not judged again."""

@@ -27,6 +27,7 @@ from scoring.verdicts import VERDICT_LABELS, TierTable
 BATCH_ROWS = 65_536
 ALWAYS = ("event_id", "time_us", "channel", "amount", "verdict")
 WHERE_KNOWN = ("rule", "rule_version", "exempt", "braked")
+LISTED = "listed_"
 # What these hold where the history has no such column: no model was in force.
 WITHOUT: Mapping[str, object] = {"model_score": float("nan"), "model_degraded": False}
 # (amount float64 [n], channel codes uint8 [n], time int64 [n]) -> columns that follow from them.
@@ -86,6 +87,19 @@ def read_history(
                 yield table
 
 
+def rows_alike(table: pa.Table) -> Iterator[pa.Table]:
+    """The table in parts that know the same lists: one that was not there then is no column of its part."""
+    names = [name for name in table.column_names if name.startswith(LISTED) and table.column(name).null_count]
+    if not names:
+        yield table
+        return
+    absent = np.stack([table.column(name).is_null().to_numpy() for name in names])
+    for pattern in np.unique(absent, axis=1).T:
+        rows = (absent == pattern[:, None]).all(axis=0)
+        gone = [name for name, is_gone in zip(names, pattern.tolist(), strict=True) if is_gone]
+        yield table.filter(pa.array(rows)).drop_columns(gone)
+
+
 def stored_rows(
     table: pa.Table,
     rulesets: Sequence[RuleSet],
@@ -93,7 +107,10 @@ def stored_rows(
     derive: Derive,
     tiers: TierTable | None = None,
 ) -> StoredRows:
-    """Bring rows of the history back; raises StoredRowsError for what they lack."""
+    """Bring rows of the history back (see :func:`rows_alike`); raises StoredRowsError for what they lack.
+
+    A list that they do not know is left out: the rules that read it are in error, as they were in the stream.
+    """
     rows = table.num_rows
     lacking = [name for name in ALWAYS if name not in table.column_names]
     if lacking:
@@ -114,7 +131,7 @@ def stored_rows(
             rank = tiers.rank(_numbers(table, f"{kind}_victims_all"))
             limits[kind] = tiers.verdict(rank)
             columns.setdefault(f"{kind}_tier", TextColumn(rank.astype(np.int32), tiers.names))
-    lacking = sorted(read - columns.keys())
+    lacking = sorted(name for name in read - columns.keys() if not name.startswith(LISTED))
     lacking += sorted(
         f"{kind}_limit" for each in rulesets for kind in each.evidence_kinds if kind not in limits
     )

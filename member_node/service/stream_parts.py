@@ -26,6 +26,7 @@ from member_node.storage.cases import CaseStore
 from member_node.storage.outcomes import OutcomeStore, StreamStore
 from scoring.engine import Engine
 from scoring.features.spec import FeatureSpec
+from scoring.hashing import DEFAULT_KEY
 from scoring.rules.columns import ColumnSchema
 
 
@@ -106,7 +107,8 @@ class StreamParts:
     ``public_ids``: entries of the public directory in their order (empty: none is held); ``engine`` makes a feature
     engine of so many ``shards``; ``policy`` gives the policy in force; ``clock``: unix seconds. ``rulebook`` makes one
     for the columns of a stream; without it the rules of the opened file are in force, without ``lists``, ``models`` and
-    ``cases`` there are none. ``on_scored`` sees every batch (see ``ScoringService``).
+    ``cases`` there are none. ``on_scored`` sees every batch, ``on_stage`` how long its
+    stages took (see ``ScoringService``). ``device_key``: 16 secret bytes under which device ids are made.
     """
 
     party: str
@@ -129,3 +131,5 @@ class StreamParts:
     models: ModelBook | None = None
     cases: CaseStore | None = None
     on_scored: Callable[[ScoredBatch], None] = lambda batch: None
+    on_stage: Callable[[str, float], None] = lambda stage, seconds: None
+    device_key: bytes = DEFAULT_KEY

@@ -23,6 +23,7 @@ from governance.messages.problems import ProblemError, RequestError
 from governance.policy.decision import PolicyError, RefusedError
 from member_node.client.ports import PartyUnreachableError
 from member_node.service.counts import ConsortiumCounts
+from member_node.service.decisions import names
 from member_node.service.evidence import (
     KindEvidence,
     LabelLike,
@@ -35,6 +36,7 @@ from member_node.service.lookup import ConsortiumUnavailableError
 from member_node.service.policy import NotJoinedError
 from member_node.streams.events import EventBatch
 from member_node.streams.mapping import StreamMapping
+from scoring.rules.columns import TextColumn
 from scoring.schema import TransactionBatch
 from scoring.scored import Sight
 from scoring.verdicts import TierTable
@@ -106,6 +108,8 @@ class Surveyor:
         """The surroundings of accepted events; ``batch`` holds the same rows."""
         rows = len(batch)
         common = transaction_columns(self._mapping, batch.amount, batch.channel, batch.time_us)
+        # An attribute that was not sent is missing; a rule that reads it is not in error.
+        common |= {name: np.full(rows, np.nan) for name in self._mapping.numbers if name not in batch.numbers}
         common |= dict(batch.numbers)
         if not self._mapping.indicators and self.counts is None:
             common["degraded"] = np.zeros(rows, np.bool_)
@@ -125,7 +129,12 @@ class Surveyor:
             differs |= (each.all != each.own) | (each.reporters != each.own_reporters)
             kept[f"{kind}_victims_own"] = pa.array(each.own.astype(np.int32))
             kept[f"{kind}_victims_all"] = pa.array(each.all.astype(np.int32))
+            kept[f"{kind}_reporters"] = pa.array(each.reporters.astype(np.int32))
             kept[f"{kind}_labels"] = pa.array(each.labels, type=pa.string())
+            tier = sights[0].columns[f"{kind}_tier"]
+            assert isinstance(tier, TextColumn)
+            kept[f"{kind}_tier"] = names(tier.codes, tier.vocabulary)
+            kept[f"{kind}_limit"] = pa.array(sights[0].limits[kind])
         for name, values in all_counts.items():
             differs |= values != own_counts[name]
             kept[name] = pa.array(values)

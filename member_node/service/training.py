@@ -11,15 +11,15 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
-import duckdb
 import msgspec
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
+from member_node.service.decisions import CORRECTED, FRAME
 from member_node.service.history_files import MANIFEST, Manifest
 from scoring.drift import DriftReport, drift_report
 from scoring.models.artefact import ModelArtefact, column_baselines, encode_artefact
@@ -27,8 +27,12 @@ from scoring.models.dataset import NEVER, DatasetError, DataWindow, LabelledRows
 from scoring.models.served import ModelError, ServedModel
 from scoring.models.training import TrainingOptions, train
 
+if TYPE_CHECKING:
+    import duckdb
+
 ATTEMPTS = 20
 PAUSE_SECONDS = 0.1
+DRIFT_ROWS = 200_000
 T = TypeVar("T")
 # Numbers in the history that say what became of an event, not what it was.
 _VERDICTS = ("model_", "score_model_")
@@ -41,17 +45,21 @@ class RowChoice:
 
     ``only_labelled``: leave out events without an outcome (otherwise they count as genuine, as for card payments that
     nobody disputed). ``only_informed``: leave out events scored while the consortium could not be asked.
+    ``one_in``: about one of so many events, chosen by a hash of its id.
     """
 
     only_labelled: bool = False
     only_informed: bool = False
+    one_in: int = 1
 
 
 class ScoredHistory:
     """The files of a ``HistoryStore`` that count, read from any process while the node goes on writing."""
 
-    def __init__(self, directory: Path) -> None:
+    def __init__(self, directory: Path, *, threads: int | None = None) -> None:
+        """``threads``: how many a question may take (default: as many as the machine has)."""
         self._directory = directory
+        self._settings: dict[str, Any] = {} if threads is None else {"threads": threads}
 
     def columns(self) -> dict[str, str]:
         """All columns there are, with their DuckDB types. Raises :class:`DatasetError` without any history."""
@@ -74,6 +82,12 @@ class ScoredHistory:
             raise DatasetError("the history holds no event")
         return int(row[0]), int(row[1])
 
+    def count(self, first_us: int, until_us: int) -> int:
+        """Rows of events in [first, until), those of corrections too. Raises :class:`DatasetError`."""
+        query = "SELECT count(*) FROM history WHERE time_us >= ? AND time_us < ?"
+        row = self._run(lambda session: session.execute(query, [first_us, until_us]).fetchone())
+        return 0 if row is None else int(row[0])
+
     def read(
         self,
         names: Sequence[str],
@@ -84,7 +98,7 @@ class ScoredHistory:
         choice: RowChoice = RowChoice(),
     ) -> pa.Table:
         """Columns ``names`` and event_id, time_us, amount, customer (text or null) of events in [first, until), in
-        time order. Of an event that was corrected, the row of the newest file counts.
+        time order. Of an event that was corrected, the row that was scored last counts.
 
         ``outcomes``: event_id (text), fraud, known_at_us; with it comes ``fraud_known_us`` (``NEVER`` where no fraud is
         known). Raises :class:`DatasetError` naming a column that the history does not hold.
@@ -100,20 +114,27 @@ class ScoredHistory:
         conditions = ["h.time_us >= ?", "h.time_us < ?"]
         if choice.only_informed and "degraded" in held:
             conditions.append("NOT coalesce(h.degraded, false)")
+        if choice.one_in > 1:
+            conditions.append(f"hash(h.event_id::VARCHAR) % {int(choice.one_in)} = 0")
         join = ""
         if outcomes is not None:
             join = "LEFT JOIN outcomes o ON o.event_id = h.event_id::VARCHAR"
             chosen.append(f"CASE WHEN o.fraud THEN o.known_at_us ELSE {NEVER} END AS fraud_known_us")
             if choice.only_labelled:
                 conditions.append("o.event_id IS NOT NULL")
+        newest: tuple[str, ...] = (
+            "regexp_extract(h.filename, '-([0-9]+)[.]parquet$', 1)",
+            "h.file_row_number",
+        )
+        if FRAME in held:
+            newest = (f"coalesce(h.{FRAME}, -1)", f"coalesce(h.{CORRECTED}, false)", *newest)
+        last = ", ".join(f"{key} DESC" for key in newest)
         # Names are quoted, values are parameters.
         query = f"""
             SELECT h.event_id::VARCHAR AS event_id, h.time_us, h.amount::DOUBLE AS amount, {", ".join(chosen)}
             FROM history h {join}
             WHERE {" AND ".join(conditions)}
-            QUALIFY row_number() OVER (
-                PARTITION BY h.event_id
-                ORDER BY regexp_extract(h.filename, '-([0-9]+)[.]parquet$', 1) DESC, h.file_row_number DESC) = 1
+            QUALIFY row_number() OVER (PARTITION BY h.event_id ORDER BY {last}) = 1
             ORDER BY h.time_us, h.filename, h.file_row_number
         """  # noqa: S608
 
@@ -126,12 +147,15 @@ class ScoredHistory:
 
     def _run(self, query: Callable[[duckdb.DuckDBPyConnection], T]) -> T:
         """The answer of ``query`` on a view ``history``; asked again when files were merged while it was reading."""
+        # Half a second to load, which no node waits for at its start.
+        import duckdb
+
         for attempt in range(1, ATTEMPTS + 1):
             try:
                 files = [str(self._directory / file.name) for file in self._manifest().files]
                 if not files:
                     raise DatasetError("the history holds no event: score events first")
-                with duckdb.connect() as session:
+                with duckdb.connect(config=self._settings) as session:
                     history = session.read_parquet(
                         files, union_by_name=True, filename=True, file_row_number=True
                     )
@@ -199,10 +223,12 @@ def train_from_history(
 def history_drift(history: ScoredHistory, model: ServedModel, first_us: int, until_us: int) -> DriftReport:
     """How far the events in [first, until) have moved from what ``model`` was trained on.
 
-    They are scored again by this model, so that a shadow or a retired one can be looked at as well. Raises
-    :class:`DatasetError` when there are none.
+    They are scored again by this model, so that a shadow or a retired one can be looked at as well. Of more than
+    :data:`DRIFT_ROWS` about so many are drawn, which bounds the memory. Raises :class:`DatasetError` when there are
+    none.
     """
-    table = history.read(model.features, first_us, until_us)
+    choice = RowChoice(one_in=max(1, round(history.count(first_us, until_us) / DRIFT_ROWS)))
+    table = history.read(model.features, first_us, until_us, choice=choice)
     if not table.num_rows:
         raise DatasetError("the history holds no event in that time")
     columns: Mapping[str, NDArray[np.float64]] = {

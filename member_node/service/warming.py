@@ -12,9 +12,13 @@ import numba.core.event
 import numpy as np
 
 from member_node.streams.events import is_number_name
+from scoring.brake import Brake
 from scoring.engine import Engine
 from scoring.features.spec import FeatureSpec, FieldFeature
 from scoring.features.windows import FRAUD
+from scoring.lists import ListKind, ListSet, empty_list
+from scoring.rules.deployment import Deployment, DeploymentJudgement
+from scoring.rules.evaluation import Judgement
 from scoring.schema import Channel, OutcomeBatch, TransactionBatch
 
 LOGGER = logging.getLogger(__name__)
@@ -67,6 +71,24 @@ def warm(engine: Engine, spec: FeatureSpec) -> None:
         numbers={name: np.ones(_ROWS) for name in read_numbers(spec)},
     )
     engine.update(batch, OutcomeBatch(np.zeros(1, np.int64), np.ones(1, np.bool_), times[:1]))
+
+
+def warm_judging(deployment: Deployment) -> None:
+    """Have the kernels of lists and brake ready: a row of nobody, of whom no rule of ``deployment`` says anything."""
+    time_us = np.ones(1, np.int64)
+    ListSet([empty_list("nobody", ListKind.WATCH, "customer")]).probe(
+        {"customer": np.ones(1, np.uint64)}, time_us
+    )
+    rules = len(deployment.rules)
+    silent = Judgement(
+        verdict=np.zeros(1, np.uint8),
+        rule=np.full(1, -1, np.int16),
+        hits=np.zeros((rules, 1), np.bool_).T,
+        effective=np.zeros((rules, 1), np.uint8).T,
+        errors=np.zeros(rules, np.int64),
+        exempted=np.zeros(rules, np.int64),
+    )
+    Brake().apply(deployment, DeploymentJudgement(silent, np.zeros(1, np.int16), {}), time_us)
 
 
 def read_numbers(spec: FeatureSpec) -> tuple[str, ...]:

@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import keyword
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -36,6 +37,7 @@ _TYPES = {
     DEVICE_COMPONENTS: pa.string(),
 }
 _NEVER_NULL = (*FIXED, CORRECTION)
+_INT64 = pa.int64().id
 _TAKEN = frozenset((*FIXED, CORRECTION, DEVICE_COMPONENTS, "time", *ENTITIES))
 
 
@@ -86,22 +88,59 @@ def numbers_of(schema: pa.Schema) -> tuple[str, ...]:
 
 def transactions_of(events: EventBatch) -> TransactionBatch:
     """The engine's view of a record batch: numbers and entity keys, without raw values."""
-    check_events(events)
-    given = events.schema.names
+    places = check_events(events)
     return TransactionBatch(
         event_id=ids_of(events),
-        time_us=_numbers(events, "time_us", np.int64),
-        channel=_numbers(events, "channel", np.uint8),
-        amount=_numbers(events, "amount", np.float64),
-        entities={name: _keys(events.column(name), name) for name in entities_of(events)},
-        numbers={name: _numbers(events, name, np.float64) for name in numbers_of(events.schema)},
-        correction=_numbers(events, CORRECTION, np.bool_) if CORRECTION in given else None,
+        time_us=_numbers(events, 1, np.int64),
+        channel=_numbers(events, 2, np.uint8),
+        amount=_numbers(events, 3, np.float64),
+        entities={name: _keys(events.column(place), name) for name, place in places.entities},
+        numbers={name: _numbers(events, place, np.float64) for name, place in places.numbers},
+        correction=None if places.correction < 0 else _numbers(events, places.correction, np.bool_),
     )
 
 
-def check_events(events: EventBatch) -> None:
+@dataclass(frozen=True)
+class ColumnPlaces:
+    """Where the columns of a checked schema stand; those of :data:`FIXED` come first. ``correction`` -1: not there."""
+
+    entities: tuple[tuple[str, int], ...]
+    numbers: tuple[tuple[str, int], ...]
+    correction: int
+    never_null: tuple[int, ...]
+
+
+def check_events(events: EventBatch) -> ColumnPlaces:
     """Raise :class:`EventSchemaError` unless columns and types are those of this module."""
-    schema = events.schema
+    places = _places_of(events.schema)
+    for place in places.never_null:
+        if events.column(place).null_count:
+            raise EventSchemaError(f"column {events.schema.names[place]!r} holds nulls")
+    return places
+
+
+# Schemas that were found good with their places: a stream has one, and checking it costs as much as reading an event.
+_good: tuple[tuple[pa.Schema, ColumnPlaces], ...] = ()
+
+
+def _places_of(schema: pa.Schema) -> ColumnPlaces:
+    global _good
+    for known, places in _good:
+        if known.equals(schema):
+            return places
+    _check_schema(schema)
+    names: list[str] = schema.names
+    places = ColumnPlaces(
+        tuple((name, place) for place, name in enumerate(names) if name in ENTITIES),
+        tuple((name, names.index(name)) for name in numbers_of(schema)),
+        names.index(CORRECTION) if CORRECTION in names else -1,
+        tuple(place for place, name in enumerate(names) if name in _NEVER_NULL),
+    )
+    _good = ((schema, places), *_good[:15])
+    return places
+
+
+def _check_schema(schema: pa.Schema) -> None:
     names = schema.names
     if tuple(names[:4]) != FIXED or len(set(names)) != len(names):
         raise EventSchemaError(f"columns {names} are not those of events")
@@ -116,23 +155,20 @@ def check_events(events: EventBatch) -> None:
             raise EventSchemaError(f"columns {names} are not those of events: {name!r} is no attribute")
         elif kind != pa.float64():
             raise EventSchemaError(f"column {name!r} holds {kind}, not double")
-    for name in _NEVER_NULL:
-        if name in names and events.column(name).null_count:
-            raise EventSchemaError(f"column {name!r} holds nulls")
 
 
 def ids_of(events: EventBatch) -> NDArray[np.int64] | NDArray[np.object_]:
     """Event ids as int64 [n] or object [n] of str."""
-    column = events.column("event_id")
-    return np.asarray(column.to_numpy(zero_copy_only=False))
+    # Arrow's memory is read-only, to compiled loops another type: copied, as all columns are.
+    return np.array(events.column(0).to_numpy(zero_copy_only=False))
 
 
-def _numbers(events: EventBatch, name: str, dtype: type) -> Any:
-    return np.ascontiguousarray(events.column(name).to_numpy(zero_copy_only=False), dtype=dtype)
+def _numbers(events: EventBatch, place: int, dtype: type) -> Any:
+    return np.array(events.column(place).to_numpy(zero_copy_only=False), dtype=dtype)
 
 
 def _keys(column: pa.Array, name: str) -> NDArray[np.uint64]:
-    if column.type == pa.int64():
+    if column.type.id == _INT64:
         whole = pc.fill_null(column, 0) if column.null_count else column
         keys = entity_keys(whole.to_numpy(zero_copy_only=False), column=name)
         if column.null_count:

@@ -101,6 +101,11 @@ class Journal:
         return self._durable
 
     @property
+    def segments(self) -> int:
+        """How many segments are held."""
+        return len(self._segments)
+
+    @property
     def nbytes(self) -> int:
         """Bytes of all segments."""
         with self._changed:

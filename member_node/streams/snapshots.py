@@ -77,6 +77,15 @@ class SnapshotStore:
         found = self.sequences
         return found[-KEPT] if len(found) >= KEPT else 0
 
+    def newest(self) -> tuple[int, float] | None:
+        """Frame and time of writing (unix seconds) of the newest snapshot, unread; None without one."""
+        for path in reversed(self._paths()):
+            try:
+                return int(path.stem), path.stat().st_mtime
+            except FileNotFoundError:  # replaced by a newer one meanwhile
+                continue
+        return None
+
     def save(self, sequence: int, arrays: Arrays) -> Path:
         """Write a snapshot: whole and on disk when this returns, or not there at all.
 
@@ -205,6 +214,22 @@ class SnapshotKeeper:
             return
         self.last_error = ""
         self.write_seconds = time.perf_counter() - start
+
+
+def verify_snapshots(directory: Path) -> list[tuple[int, int]]:
+    """Read every byte of the snapshots below ``directory`` without changing it: their frames and sizes in bytes, oldest
+    first. Raises :class:`SnapshotError` naming a damaged one."""
+    found: list[tuple[int, int]] = []
+    for path in sorted(directory.glob(f"*{SUFFIX}")):
+        try:
+            found.append((_read(path)[0].sequence, path.stat().st_size))
+        except FileNotFoundError:  # replaced by a newer one meanwhile
+            continue
+        except ValueError as error:
+            raise SnapshotError(
+                f"{path}: is damaged ({error}); the next start sets it aside and takes the one before it"
+            ) from error
+    return found
 
 
 def _parts(sequence: int, digest: str, arrays: Arrays) -> list[Any]:

@@ -90,6 +90,8 @@ class Chains:
         }
         self._index.restore(index)
         self._heads, self.after, self._before = (state[name].copy() for name in ("heads", "after", "before"))
+        # The state of a linker without devices has no heads, and looking for one takes one.
+        grow(self._heads, 1)
         self._older, self._newer, self._ends = (state[name].copy() for name in ("older", "newer", "ends"))
 
 

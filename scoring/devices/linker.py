@@ -116,8 +116,13 @@ class DeviceLinker:
         bundles: Sequence[Mapping[str, Any] | str | bytes | None],
         customer: NDArray[np.uint64],
         time_us: NDArray[np.int64],
+        again: NDArray[np.bool_] | None = None,
     ) -> DeviceColumns:
-        """Link each row's bundle (decoded, or JSON; None: none) in order; ``customer`` 0: not given."""
+        """Link each row's bundle (decoded, or JSON; None: none) in order; ``customer`` 0: not given.
+
+        ``again`` bool [n]: rows that replace an event observed before. They find their device as it is and are not
+        counted once more; only one that nobody has seen yet is made.
+        """
         n = len(bundles)
         if len(customer) != n or len(time_us) != n:
             raise ValueError(f"{n} bundles, {len(customer)} customers and {len(time_us)} times")
@@ -139,7 +144,7 @@ class DeviceLinker:
             now = int(time_us[row])
             found = inconsistencies(bundle, fingerprint.agent, now)
             if fingerprint.is_telling:
-                slot, is_new, moved = self._link(fingerprint, now)
+                slot, is_new, moved = self._link(fingerprint, now, again is not None and bool(again[row]))
                 if moved:
                     found = ("identifier-moved", *found)
                 ids[row] = self._fields["id"][slot]
@@ -169,8 +174,9 @@ class DeviceLinker:
         self._free = [int(slot) for slot in state["free"]]
         self._bound, self._made = (int(count) for count in state["counts"])
 
-    def _link(self, fingerprint: Fingerprint, now: int) -> tuple[int, bool, bool]:
-        self._sweep(now)
+    def _link(self, fingerprint: Fingerprint, now: int, again: bool) -> tuple[int, bool, bool]:
+        if not again:
+            self._sweep(now)
         held = self._fields
         slot, _, moved = choose(
             self._chains.first(fingerprint.buckets),
@@ -187,6 +193,8 @@ class DeviceLinker:
         if slot < 0:
             return self._new(fingerprint, now), True, moved
         slot = int(slot)
+        if again:
+            return slot, False, moved
         changed = (
             held["hashes"][slot].tobytes() != fingerprint.hashes.tobytes()
             or held["versions"][slot].tobytes() != fingerprint.versions.tobytes()

@@ -179,6 +179,23 @@ class Admission:
             consumed,
         )
 
+    def foresee(
+        self,
+        ids: NDArray[np.uint64],
+        time_us: NDArray[np.int64],
+        valid: NDArray[np.bool_],
+        correction: NDArray[np.bool_],
+    ) -> NDArray[np.uint8]:
+        """The dispositions uint8 [n] that :meth:`admit` would give these rows now; nothing changes."""
+        distinct, place = np.unique(np.where(valid, ids, np.uint64(0)), return_inverse=True)
+        record = self._index.find(distinct)
+        held = np.where(record >= 0, self._time.array[np.maximum(record, 0)], _NEVER)
+        disposition = np.empty(len(ids), np.uint8)
+        spans = np.array([self._lateness_us, self._correction_us], np.int64)
+        watermark = int(self._meta[_WATERMARK])
+        _foresee(held, place, watermark, spans, time_us, valid, correction, disposition)
+        return disposition
+
     def declare(self, now_us: int) -> None:
         """Time has come to ``now_us``: what is older than that by more than the lateness will be refused."""
         self._meta[_WATERMARK] = max(int(self._meta[_WATERMARK]), now_us)
@@ -210,6 +227,42 @@ class Admission:
         self._fraud = Pool.of(arrays["fraud"])
         self._following = Pool.of(arrays["following"])
         self._meta = arrays["meta"].copy()
+
+
+@_compiled
+def _decided(t: int, correction: bool, held: int, watermark: int, lateness: int, horizon: int) -> int:
+    """What becomes of a valid row at ``t``; ``held``: the time of the event known under its id."""
+    if t < watermark - horizon:
+        return 4
+    known = held != _NEVER and held >= watermark - horizon
+    if known:
+        return 1 if correction else 2
+    if correction:
+        return 5
+    return 3 if t < watermark - lateness else 0
+
+
+@_compiled
+def _foresee(
+    held: NDArray[np.int64],
+    place: NDArray[np.int64],
+    watermark: int,
+    spans: NDArray[np.int64],
+    time_us: NDArray[np.int64],
+    valid: NDArray[np.bool_],
+    correction: NDArray[np.bool_],
+    disposition: NDArray[np.uint8],
+) -> None:
+    for i in range(len(time_us)):
+        if not valid[i]:
+            disposition[i] = 6
+            continue
+        t = time_us[i]
+        decided = _decided(t, correction[i], held[place[i]], watermark, spans[0], spans[1])
+        disposition[i] = decided
+        if decided <= 1:
+            held[place[i]] = t
+            watermark = max(watermark, t)
 
 
 @_compiled
@@ -249,19 +302,11 @@ def _admit(
         if not valid[i]:
             disposition[i] = 6
             continue
-        if t < watermark - horizon:
-            disposition[i] = 4
+        decided = _decided(t, correction[i], rec_time[r], watermark, lateness, horizon)
+        disposition[i] = decided
+        if decided > 1:
             continue
-        known = rec_time[r] != _NEVER and rec_time[r] >= watermark - horizon
-        if correction[i] and not known:
-            disposition[i] = 5
-            continue
-        if known and not correction[i]:
-            disposition[i] = 2
-            continue
-        if not known and t < watermark - lateness:
-            disposition[i] = 3
-            continue
+        known = decided == 1
         reached = max(watermark, t)
         while consumed < len(outcome_known) and outcome_known[consumed] <= reached:
             target = outcome_record[consumed]
@@ -277,11 +322,9 @@ def _admit(
                 changes += 1
             consumed += 1
         if known:
-            disposition[i] = 1
             old_time[i] = rec_time[r]
             fraud[i] = rec_fraud[r]
         else:
-            disposition[i] = 0
             if rec_time[r] == _NEVER:  # an id used again after the horizon already stands in the line
                 following[r] = -1
                 if meta[_TAIL] >= 0:

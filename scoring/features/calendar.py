@@ -15,11 +15,16 @@ from zoneinfo import ZoneInfo
 import numpy as np
 from numpy.typing import NDArray
 
-from scoring.features.spec_model import DAY_US, HOUR_US, SECOND_US, Calendar, CalendarFeature, Clock
+from scoring.compiled import compiled
+from scoring.features.spec_model import DAY_US, HOUR_US, SECOND_US, Calendar, Clock
 from scoring.schema import MAX_TIME_US
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
-_CHANGES = np.iinfo(np.int64).min  # stands for an hour whose offset is not one
+_CHANGES = int(np.iinfo(np.int64).min)  # stands for an hour whose offset is not one
+_BLOCK = 64  # hours whose offsets are looked up together
+_HOUR, _NIGHT, _WEEKEND = (
+    list(Calendar).index(part) for part in (Calendar.HOUR, Calendar.NIGHT, Calendar.WEEKEND)
+)
 
 
 def is_zone(name: str) -> bool:
@@ -31,46 +36,92 @@ def is_zone(name: str) -> bool:
     return True
 
 
-def local_hour(clock: Clock, time_us: NDArray[np.int64]) -> NDArray[np.int64]:
-    """Hour 0 to 23, int64 [n]."""
-    return (_local(clock, time_us) % DAY_US) // HOUR_US
-
-
-def local_weekday(clock: Clock, time_us: NDArray[np.int64]) -> NDArray[np.int64]:
-    """Weekday 0 (Monday) to 6, int64 [n]."""
-    return (_local(clock, time_us) // DAY_US + 3) % 7  # 1970-01-01 was a Thursday
-
-
-def calendar_column(feature: CalendarFeature, time_us: NDArray[np.int64]) -> NDArray[np.float64]:
-    """The feature of events at ``time_us``, float64 [n]."""
-    if feature.part is Calendar.HOUR:
-        column: NDArray[np.generic] = local_hour(feature.clock, time_us)
-    elif feature.part is Calendar.NIGHT:
-        column = local_hour(feature.clock, time_us) <= feature.last_hour
-    elif feature.part is Calendar.WEEKDAY:
-        column = local_weekday(feature.clock, time_us)
-    else:
-        column = local_weekday(feature.clock, time_us) >= 5
-    return column.astype(np.float64)
-
-
-def _local(clock: Clock, time_us: NDArray[np.int64]) -> NDArray[np.int64]:
+def local_times(clock: Clock, time_us: NDArray[np.int64]) -> NDArray[np.int64]:
     """Microseconds of local time since 1970 on the wall's clock, int64 [n]."""
     if not clock.zone:
         return time_us + clock.utc_offset_us
-    times = np.clip(time_us, 0, MAX_TIME_US)  # rows outside are refused anyway
-    hours, place = np.unique(times // HOUR_US, return_inverse=True)
-    offsets = np.array([_hour_offset(clock.zone, hour) for hour in hours.tolist()], np.int64)[place]
-    for row in np.nonzero(offsets == _CHANGES)[0].tolist():
-        offsets[row] = _offset(clock.zone, int(times[row]))
-    return times + offsets
+    if not len(time_us):
+        return time_us.copy()
+    first, last = (hour // _BLOCK for hour in _hour_range(time_us))
+    if (last - first + 1) * _BLOCK <= max(len(time_us), 2 * _BLOCK):
+        blocks = [_block_offsets(clock.zone, block) for block in range(first, last + 1)]
+        local, changes = _shifted(
+            time_us, first * _BLOCK, blocks[0] if len(blocks) == 1 else np.concatenate(blocks)
+        )
+    else:  # scattered over years
+        times = np.clip(time_us, 0, MAX_TIME_US)
+        hours, place = np.unique(times // HOUR_US, return_inverse=True)
+        offsets = np.array([_hour_offset(clock.zone, hour) for hour in hours.tolist()], np.int64)[place]
+        local = np.where(offsets == _CHANGES, _CHANGES, times + offsets)
+        changes = int(np.count_nonzero(offsets == _CHANGES))
+    if changes:
+        for row in np.flatnonzero(local == _CHANGES).tolist():
+            time = min(max(int(time_us[row]), 0), MAX_TIME_US)
+            local[row] = time + _offset(clock.zone, time)
+    return local
+
+
+@compiled
+def fill_calendar(features: NDArray[np.int64], local: NDArray[np.int64], values: NDArray[np.float64]) -> None:
+    """Write calendar features to their columns of ``values`` float64 [n, f].
+
+    ``features`` int64 [k, 4]: the column, the place of its part in ``Calendar``, the place of its clock in ``local``
+    int64 [clocks, n] (:func:`local_times`), and the last hour of the night.
+    """
+    for index in range(len(features)):
+        column, part, clock, last_hour = features[index]
+        for row in range(len(values)):
+            at = local[clock, row]
+            if part in (_HOUR, _NIGHT):
+                number = at % DAY_US // HOUR_US
+                if part == _NIGHT:
+                    number = 1 if number <= last_hour else 0
+            else:
+                number = (at // DAY_US + 3) % 7  # 1970-01-01 was a Thursday
+                if part == _WEEKEND:
+                    number = 1 if number >= 5 else 0
+            values[row, column] = number
+
+
+@compiled
+def _hour_range(time_us: NDArray[np.int64]) -> tuple[int, int]:
+    """The first and the last hour of UTC; rows outside the schema's range are refused anyway."""
+    first, last = MAX_TIME_US, 0
+    for row in range(len(time_us)):
+        time = min(max(time_us[row], 0), MAX_TIME_US)
+        first, last = min(first, time), max(last, time)
+    return first // HOUR_US, last // HOUR_US
+
+
+@compiled
+def _shifted(
+    time_us: NDArray[np.int64], first_hour: int, offsets: NDArray[np.int64]
+) -> tuple[NDArray[np.int64], int]:
+    """Local times by the offset of each hour from ``first_hour`` on; how many have none (``_CHANGES`` stands there)."""
+    local = np.empty(len(time_us), np.int64)
+    changes = 0
+    for row in range(len(time_us)):
+        time = min(max(time_us[row], 0), MAX_TIME_US)
+        offset = offsets[time // HOUR_US - first_hour]
+        if offset == _CHANGES:
+            local[row] = _CHANGES
+            changes += 1
+        else:
+            local[row] = time + offset
+    return local, changes
+
+
+@lru_cache(maxsize=1 << 12)
+def _block_offsets(zone: str, block: int) -> NDArray[np.int64]:
+    """Offsets of the ``_BLOCK`` whole hours from hour ``block * _BLOCK`` on."""
+    return np.array([_hour_offset(zone, block * _BLOCK + hour) for hour in range(_BLOCK)], np.int64)
 
 
 @lru_cache(maxsize=1 << 16)
 def _hour_offset(zone: str, hour: int) -> int:
     """Offset in microseconds of a whole hour of UTC (counted from 1970), or ``_CHANGES``."""
     begin = _offset(zone, hour * HOUR_US)
-    return begin if begin == _offset(zone, (hour + 1) * HOUR_US - 1) else int(_CHANGES)
+    return begin if begin == _offset(zone, (hour + 1) * HOUR_US - 1) else _CHANGES
 
 
 def _offset(zone: str, time_us: int) -> int:

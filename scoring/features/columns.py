@@ -1,14 +1,11 @@
-"""What the feature engine reads off a batch: keys of entities and pairs, categories, numbers, fields, filters."""
+"""What the feature engine reads off a batch: keys of entities and pairs, categories, numbers, fields."""
 
 from __future__ import annotations
-
-from functools import lru_cache
 
 import numpy as np
 from numpy.typing import NDArray
 
-from scoring.features.calendar import local_hour, local_weekday
-from scoring.features.spec import FieldFeature, Filter
+from scoring.features.spec import FieldFeature
 from scoring.schema import MISSING, SchemaError, TransactionBatch, pair_keys
 
 _EXACT_INTEGERS = 1 << 53
@@ -51,30 +48,3 @@ def field_column(batch: TransactionBatch, feature: FieldFeature) -> NDArray[np.f
     if len(batch) and max(abs(int(batch.event_id.min())), abs(int(batch.event_id.max()))) > _EXACT_INTEGERS:
         raise SchemaError("event_id", f"is beyond 2^53, which feature {feature.name!r} cannot hold exactly")
     return batch.event_id.astype(np.float64)
-
-
-def passes(condition: Filter, batch: TransactionBatch) -> NDArray[np.bool_]:
-    """Which rows meet all conditions of a filter, bool [n]. Raises SchemaError for a number the batch lacks."""
-    rows = (batch.amount >= condition.amount_min) & (batch.amount <= condition.amount_max)
-    if condition.channels is not None:
-        rows &= _among(condition.channels, 256)[batch.channel]
-    for span in condition.spans:
-        values = number_column(batch, span.number)
-        rows &= (values >= span.low) & (values <= span.high)
-    for name in condition.present:
-        rows &= entity_column(batch, name) != MISSING
-    for name in condition.absent:
-        rows &= entity_column(batch, name) == MISSING
-    if condition.hours is not None:
-        rows &= _among(condition.hours, 24)[local_hour(condition.clock, batch.time_us)]
-    if condition.weekdays is not None:
-        rows &= _among(condition.weekdays, 7)[local_weekday(condition.clock, batch.time_us)]
-    return rows
-
-
-@lru_cache(maxsize=1024)
-def _among(chosen: tuple[int, ...], size: int) -> NDArray[np.bool_]:
-    """bool [size]: which of 0..size-1 are among ``chosen``; looking up costs a single event less than searching."""
-    table = np.zeros(size, np.bool_)
-    table[list(chosen)] = True
-    return table

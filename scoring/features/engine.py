@@ -25,15 +25,18 @@ import numpy as np
 from numpy.typing import NDArray
 
 from scoring.features.admission import Admission, Disposition
-from scoring.features.calendar import calendar_column
-from scoring.features.columns import category_column, entity_column, field_column, number_column, passes
+from scoring.features.columns import category_column, entity_column, number_column
 from scoring.features.derived import Derivations
+from scoring.features.immediate import Immediate
 from scoring.features.panes import EntityPanes
-from scoring.features.pending import PendingOutcomes
-from scoring.features.spec import CalendarFeature, FeatureSpec, FieldFeature, WindowFeature, checked
+from scoring.features.pending import NOTHING_PENDING, Part, PendingOutcomes
+from scoring.features.spec import FeatureSpec, WindowFeature, checked
 from scoring.features.windows import FRAUD, EntityWindows
-from scoring.schema import OutcomeBatch, SchemaError, TransactionBatch, entity_keys, validate
+from scoring.schema import OutcomeBatch, TransactionBatch, entity_keys, validate
 
+_LAST_APPLIED = np.uint8(Disposition.CORRECTED)
+# After so many events' share, for a sweep costs a single event more than what it looks at.
+_SWEEP_LEAST = 128
 _SWEEP_FLOOR = 64
 
 
@@ -64,7 +67,7 @@ class FeatureMatrix:
     @property
     def applied(self) -> NDArray[np.bool_]:
         """Rows that changed state and may be judged."""
-        return self.disposition <= Disposition.CORRECTED
+        return self.disposition <= _LAST_APPLIED
 
 
 @dataclass(frozen=True)
@@ -134,7 +137,18 @@ class FeatureEngine:
         names = dict.fromkeys([f.name for f in spec.filters] + [f.filter for f in spec.windows if f.filter])
         self._bits = {name: bit for bit, name in enumerate(names, 1)}
         self._tables = self._layout(lateness, correction)
+        self._names = spec.names
+        self._immediate = Immediate(self.spec, self._bits)
         self._derivations = Derivations(spec)
+        tables = self._tables.values()
+        # What tables read of a batch, each once.
+        self._numbers = tuple(
+            dict.fromkeys(name for table in tables for name in table.value_columns if name != FRAUD)
+        )
+        self._categories = tuple(
+            dict.fromkeys(name for table in tables for name in (table.entity, *table.told_entities))
+        )
+        self._owed = 0  # entities to be looked at for something to free
         outcomes = max(
             (table.retention_us for table in self._tables.values() if table.has_outcomes), default=0
         )
@@ -143,7 +157,7 @@ class FeatureEngine:
 
     @property
     def names(self) -> tuple[str, ...]:
-        return self.spec.names
+        return self._names
 
     @property
     def watermark_us(self) -> int | None:
@@ -162,31 +176,22 @@ class FeatureEngine:
         ``filters``: a boolean column [n] for every filter name that the spec uses and does not define.
         Raises SchemaError when a column the spec needs is missing; then nothing has changed.
         """
-        flags = self._flags(batch, filters or {})
-        values = np.full((len(batch), len(self.spec.features)), np.nan)
-        self._stateless(batch, values)
-        numbers = {
-            name: number_column(batch, name)
-            for table in self._tables.values()
-            for name in table.value_columns
-            if name != FRAUD
-        }
+        values = np.full((len(batch), len(self._names)), np.nan)
+        flags = self._immediate.fill(batch, filters or {}, values)
+        numbers = {name: number_column(batch, name) for name in self._numbers}
         refusal = validate(batch)
         valid = refusal == 0
         if outcomes is not None and len(outcomes):
             self._pending.add(entity_keys(outcomes.event_id, column="event_id"), outcomes)
         times = batch.time_us
-        reach = int(times[valid].max()) if valid.any() else None
-        due = self._pending.due(self.watermark_us, reach)
+        due = self._due(times, valid)
         correction = batch.correction if batch.correction is not None else np.zeros(len(batch), np.bool_)
         ids = entity_keys(batch.event_id, column="event_id")
         admitted = self._admission.admit(ids, times, valid, correction, *due)
-        self._pending.drop(admitted.consumed)
-        keys: dict[str, NDArray[np.uint64]] = {}
+        if admitted.consumed:
+            self._pending.drop(admitted.consumed)
+        keys = {name: category_column(batch, name) for name in self._categories}
         for table in self._tables.values():
-            for name in (table.entity, *table.told_entities):
-                if name not in keys:
-                    keys[name] = category_column(batch, name)
             own = keys[table.entity]
             table.advance(
                 own,
@@ -199,11 +204,23 @@ class FeatureEngine:
                 self._admission.bound,
                 values,
             )
-        self._tidy(2 * len(batch) + _SWEEP_FLOOR)
-        matrix = FeatureMatrix(self.names, values, admitted.disposition, refusal)
+        self._owed += 2 * len(batch)
+        if self._owed >= _SWEEP_LEAST:
+            self._tidy(self._owed + _SWEEP_FLOOR)
+            self._owed = 0
+        matrix = FeatureMatrix(self._names, values, admitted.disposition, refusal)
         if self._shards == 1:  # one of several lacks what others own: join_shards does it
             self._derivations.fill(batch, values, matrix.applied)
         return matrix
+
+    def foresee(self, batch: TransactionBatch) -> NDArray[np.uint8]:
+        """The dispositions uint8 [n] that :meth:`update` would give a batch now; nothing changes.
+
+        For whoever keeps state of its own beside the windows, which duplicates and refused events must not touch.
+        """
+        correction = batch.correction if batch.correction is not None else np.zeros(len(batch), np.bool_)
+        ids = entity_keys(batch.event_id, column="event_id")
+        return self._admission.foresee(ids, batch.time_us, validate(batch) == 0, correction)
 
     def sweep(self, now_us: int | None = None) -> int:
         """Free every entity without a live event; how many were freed.
@@ -235,6 +252,7 @@ class FeatureEngine:
         arrays |= {f"pending/{name}": array for name, array in self._pending.state().items()}
         for part, table in self._tables.items():
             arrays |= {f"{part}/{name}": array for name, array in table.state().items()}
+        arrays["owed"] = np.array([self._owed], np.int64)
         arrays["digest"] = np.frombuffer(self._digest().encode(), np.uint8).copy()
         return arrays
 
@@ -249,6 +267,7 @@ class FeatureEngine:
             parts.setdefault(part, {})[rest] = array
         self._admission.restore(parts["admission"])
         self._pending.restore(parts["pending"])
+        self._owed = int(arrays["owed"][0])
         for part, table in self._tables.items():
             table.restore(parts[part])
 
@@ -281,26 +300,9 @@ class FeatureEngine:
                 tables[entity] = EntityWindows(features, places, self._bits, lateness_us)
         return tables
 
-    def _flags(self, batch: TransactionBatch, given: Mapping[str, NDArray[np.bool_]]) -> NDArray[np.int64]:
-        flags = np.ones(len(batch), np.int64)
-        defined = {f.name: f for f in self.spec.filters}
-        for name, bit in self._bits.items():
-            if name in defined:
-                column = passes(defined[name], batch)
-            elif name in given:
-                column = given[name]
-                if column.shape != (len(batch),) or column.dtype != np.bool_:
-                    raise SchemaError(name, f"must be a boolean column of {len(batch)} rows")
-            else:
-                raise SchemaError(
-                    name, "is a filter that the spec does not define: give it as a boolean column"
-                )
-            flags |= column.astype(np.int64) << bit
-        return flags
-
-    def _stateless(self, batch: TransactionBatch, values: NDArray[np.float64]) -> None:
-        for place, feature in enumerate(self.spec.features):
-            if isinstance(feature, CalendarFeature):
-                values[:, place] = calendar_column(feature, batch.time_us)
-            elif isinstance(feature, FieldFeature):
-                values[:, place] = field_column(batch, feature)
+    def _due(self, time_us: NDArray[np.int64], valid: NDArray[np.bool_]) -> Part:
+        """The outcomes that may become visible within a batch."""
+        if not len(self._pending):
+            return NOTHING_PENDING
+        reach = int(time_us[valid].max()) if valid.any() else None
+        return self._pending.due(self.watermark_us, reach)

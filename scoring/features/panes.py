@@ -37,6 +37,7 @@ from scoring.features import pane_kernel as kernel
 from scoring.features.admission import Admitted
 from scoring.features.index import KeyIndex, grow
 from scoring.features.pane_layout import TIME, PaneLayout
+from scoring.features.pane_rows import place_admitted, place_rows, renew
 from scoring.features.spec import WindowFeature
 from scoring.features.windows import FRAUD
 
@@ -133,6 +134,7 @@ class EntityPanes:
         for scalar, value in settings.items():
             self._scalars[scalar] = value
         self._table = np.zeros(kernel.TABLE, np.int64)
+        self._at = int(self._table.ctypes.data)
         for entry, array in [*self._plan.items(), *self._room.items(), (kernel.SCALARS, self._scalars)]:
             self._table[entry] = array.ctypes.data
         self._point()
@@ -190,25 +192,24 @@ class EntityPanes:
         self._open(entity, records)
         numbers = [time_us if name == TIME else values[name] for name in self._layout.values]
         categories = [told[name] for name in self._layout.tellers]
-        rows: dict[int, NDArray[Any]] = {
-            kernel.BATCH_ENTITY: entity,
-            kernel.BATCH_TIME: np.ascontiguousarray(time_us),
-            kernel.BATCH_VALUE: _matrix(numbers, len(keys), np.float64),
-            kernel.BATCH_FLAGS: self._layout.own_flags(flags, admitted.fraud),
-            kernel.BATCH_KEY: _matrix(categories, len(keys), np.uint64),
-            kernel.BATCH_DISPOSITION: admitted.disposition,
-            kernel.BATCH_RECORD: admitted.record,
-            kernel.BATCH_SEQUENCE: admitted.sequence,
-            kernel.BATCH_OLD_TIME: admitted.old_time,
-            kernel.BATCH_WATERMARK: admitted.watermark,
-            kernel.CHANGE_ROW: admitted.change_row,
-            kernel.CHANGE_RECORD: admitted.change_record,
-            kernel.CHANGE_TIME: admitted.change_time,
-            kernel.CHANGE_FRAUD: admitted.change_fraud,
-            kernel.OUT: out,
-        }
-        for entry, array in rows.items():
-            self._table[entry] = array.ctypes.data
+        # These live until the kernel has returned: it knows them by their addresses only.
+        times = np.ascontiguousarray(time_us)
+        value = _matrix(numbers, len(keys), np.float64)
+        own_flags = self._layout.own_flags(flags, admitted.fraud)
+        key = _matrix(categories, len(keys), np.uint64)
+        place_rows(self._table, entity, times, value, own_flags, key, out)
+        place_admitted(
+            self._table,
+            admitted.disposition,
+            admitted.record,
+            admitted.sequence,
+            admitted.old_time,
+            admitted.watermark,
+            admitted.change_row,
+            admitted.change_record,
+            admitted.change_time,
+            admitted.change_fraud,
+        )
         self._scalars[kernel.ROWS] = len(keys)
         self._scalars[kernel.CHANGES] = len(admitted.change_row)
         self._scalars[kernel.COLUMNS] = out.shape[1]
@@ -247,7 +248,7 @@ class EntityPanes:
 
     @property
     def _address(self) -> int:
-        return int(self._table.ctypes.data)
+        return self._at
 
     def _sweep(self, watermark_us: int, budget: int) -> int:
         freed = kernel.sweep(
@@ -282,9 +283,7 @@ class EntityPanes:
                 if entry in (kernel.ENTITY, kernel.ENTITY_OF):
                     pool[entry][used:] = -1
                 self._table[entry] = pool[entry].ctypes.data
-        starts = pool[kernel.ENTITY][:, kernel.START]
-        slots = entity[entity >= 0]
-        starts[slots[starts[slots] == -2]] = -1  # swept slots that have a new owner
+        renew(pool[kernel.ENTITY], entity)
 
     def _make_room(self) -> None:
         meta = self._pool[kernel.META]

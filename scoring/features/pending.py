@@ -10,14 +10,15 @@ from numpy.typing import NDArray
 
 from scoring.schema import OutcomeBatch
 
-_Part = tuple[NDArray[np.uint64], NDArray[np.bool_], NDArray[np.int64]]  # ids, fraud, known at
+Part = tuple[NDArray[np.uint64], NDArray[np.bool_], NDArray[np.int64]]  # ids, fraud, known at
+NOTHING_PENDING: Part = (np.empty(0, np.uint64), np.empty(0, np.bool_), np.empty(0, np.int64))
 
 
 class PendingOutcomes:
     """Outcomes sorted by the time they become known (ties: as given), until the stream has come so far."""
 
     def __init__(self) -> None:
-        self._parts: list[_Part] = []
+        self._parts: list[Part] = []
 
     def __len__(self) -> int:
         return sum(len(known) for _, _, known in self._parts)
@@ -32,7 +33,7 @@ class PendingOutcomes:
         else:
             self._parts.append(part)
 
-    def due(self, watermark_us: int | None, reach_us: int | None) -> _Part:
+    def due(self, watermark_us: int | None, reach_us: int | None) -> Part:
         """All that may become visible within a batch whose latest time is ``reach_us``."""
         until = max((t for t in (watermark_us, reach_us) if t is not None), default=None)
         parts = []
@@ -63,8 +64,8 @@ class PendingOutcomes:
 
     @staticmethod
     def _joined(
-        parts: list[_Part],
-    ) -> _Part:
+        parts: list[Part],
+    ) -> Part:
         if len(parts) == 1:
             return parts[0]
         return (

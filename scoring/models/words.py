@@ -58,6 +58,15 @@ _DERIVATIONS = {
     Derivation.DIFFERENCE: "{first}, less {second}",
     Derivation.ZSCORE: "the event's own value, in standard deviations from {first}",
 }
+# What the linker tells of a device (``devices.linker.NUMBERS``).
+DEVICE_WORDS = {
+    "device_new": "first event of the device (1: yes)",
+    "device_drift": "changes of the device so far",
+    "device_tampering": "signs of tampering with the device, from 0 to 1",
+    "device_age_hours": "hours since the device was first seen",
+    "device_customers": "number of customers seen on the device",
+    "device_seen": "number of events seen of the device",
+}
 
 
 def feature_words(spec: FeatureSpec) -> dict[str, str]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -16,6 +16,7 @@ from scoring.rules.columns import Cell, ColumnValues, TextColumn, cell
 from scoring.rules.language import Expression
 from scoring.rules.limits import DEFAULT_LIMITS, BrakeLimits
 from scoring.rules.scalar import compile_scalar
+from scoring.rules.screen import Screen
 from scoring.rules.vectorised import Program
 from scoring.verdicts import Verdict
 
@@ -112,6 +113,7 @@ class RuleSet:
         self._scalar: list[Callable[[Mapping[str, Cell]], bool]] = [
             compile_scalar(rule.expression) for rule in self.rules
         ]
+        self._screen = Screen([rule.expression for rule in self.rules])
 
     def evaluate(
         self,
@@ -179,9 +181,13 @@ class RuleSet:
         exempting = frozenset() if exempt is None else frozenset(np.flatnonzero(exempt.any(axis=0)).tolist())
         hits, effective = into.hits.T, into.effective.T
         strongest = np.zeros(rows, np.int16)
+        candidates = range(len(self.rules)) if absent else self._screen.possible(columns, rows)
+        if not candidates:
+            return
         frame = self._program.start(columns, rows)
         with np.errstate(all="ignore"):
-            for index, rule in enumerate(self.rules):
+            for index in candidates:
+                rule = self.rules[index]
                 if absent and not absent.isdisjoint(rule.expression.columns):
                     into.errors[index] += rows if only is None else np.count_nonzero(only)
                     continue
@@ -230,17 +236,21 @@ class RuleSet:
         )
         if only is not None and not only[0]:
             return result
-        row = {name: cell(columns[name], 0) for name in self._read if name in columns}
-        single = self.evaluate_row(
-            row,
+        absent = self._read - columns.keys()
+        single = self._evaluate_cells(
+            _FirstRow(columns),
+            range(count) if absent else self._screen.possible(columns, 1),
+            absent,
             {kind: Verdict(int(limit[0])) for kind, limit in limits.items()},
             frozenset() if exempt is None else frozenset(np.flatnonzero(exempt[0]).tolist()),
         )
         for index, given in single.hits:
             result.hits[0, index] = True
             result.effective[0, index] = given
-        result.errors[list(single.errors)] = 1
-        result.exempted[list(single.exempted)] = 1
+        if single.errors:
+            result.errors[list(single.errors)] = 1
+        if single.exempted:
+            result.exempted[list(single.exempted)] = 1
         result.verdict[0], result.rule[0] = single.verdict, single.rule
         return result
 
@@ -254,22 +264,22 @@ class RuleSet:
 
         ``exempt``: indices of the rules that must not hit it.
         """
+        return self._evaluate_cells(row, range(len(self.rules)), self._read - row.keys(), limits, exempt)
+
+    def _evaluate_cells(
+        self,
+        row: Mapping[str, Cell],
+        candidates: Iterable[int],
+        absent: frozenset[str],
+        limits: Mapping[str, Verdict] | None,
+        exempt: frozenset[int],
+    ) -> RowJudgement:
         verdict, deciding = Verdict.ALLOW, -1
         hits: list[tuple[int, Verdict]] = []
-        errors: list[int] = []
         exempted: list[int] = []
-        absent = self._read - row.keys()
-        for index, (rule, compiled) in enumerate(zip(self.rules, self._scalar, strict=True)):
-            if absent and not absent.isdisjoint(rule.expression.columns):
-                errors.append(index)
-                continue
-            try:
-                hit = compiled(row)
-            except ArithmeticError:
-                errors.append(index)
-                continue
-            if not hit:
-                continue
+        true, errors = self._true(row, candidates, absent)
+        for index in true:
+            rule = self.rules[index]
             if index in exempt:
                 exempted.append(index)
                 continue
@@ -280,6 +290,35 @@ class RuleSet:
             if given > verdict:
                 verdict, deciding = given, index
         return RowJudgement(verdict, deciding, tuple(hits), tuple(errors), tuple(exempted))
+
+    def _true(
+        self, row: Mapping[str, Cell], candidates: Iterable[int], absent: frozenset[str]
+    ) -> tuple[list[int], list[int]]:
+        """Those of the candidates whose condition holds, and those in error."""
+        true: list[int] = []
+        errors: list[int] = []
+        for index in candidates:
+            if absent and not absent.isdisjoint(self.rules[index].expression.columns):
+                errors.append(index)
+                continue
+            try:
+                if self._scalar[index](row):
+                    true.append(index)
+            except ArithmeticError:
+                errors.append(index)
+        return true, errors
+
+
+class _FirstRow(dict[str, Cell]):
+    """The cells of a batch's first row as they are asked for: most conditions are settled by their first column."""
+
+    def __init__(self, columns: Mapping[str, ColumnValues]) -> None:
+        super().__init__()
+        self._columns = columns
+
+    def __missing__(self, name: str) -> Cell:
+        value = self[name] = cell(self._columns[name], 0)
+        return value
 
 
 def _word(verdict: Verdict, index: int) -> np.int16:

@@ -34,13 +34,10 @@ def compile_scalar(expression: Expression) -> Callable[[Mapping[str, Cell]], boo
     Cells must be plain float, bool, str or None (numpy scalars divide by zero without raising).
     """
     source = _source(expression.root)
-    code: CodeType = compile(source, "<rule>", "eval")
+    code: CodeType = compile(f"lambda row: {source}", "<rule>", "eval")
     surroundings: dict[str, Any] = {"__builtins__": {}, **_FUNCTIONS}
-
-    def hit(row: Mapping[str, Cell]) -> bool:
-        return bool(eval(code, surroundings, {"row": row}))  # noqa: S307 - generated from the checked tree
-
-    return hit
+    condition: Callable[[Mapping[str, Cell]], object] = eval(code, surroundings)  # noqa: S307 - the checked tree's
+    return lambda row: bool(condition(row))
 
 
 def _source(node: Node) -> str:

@@ -1,4 +1,4 @@
-"""The published models of the handbook's card stream, from our features; and a model of ours, served, on the same split.
+"""The published models of the card stream, from our features; and a model of ours, served, on the same split.
 
 Features come from the streaming engine under the handbook spec. Rows, standardisation and the removal of customers
 already known as compromised are the handbook's (see ``../shared/data/README.md``).
@@ -136,7 +136,9 @@ def test_published(split: Split, model: Any, auc: float, average: float, cards: 
 
 
 def test_published_xgboost(split: Split) -> None:
-    xgboost = pytest.importorskip("xgboost", reason="xgboost is not installed: its published figure is not checked")
+    xgboost = pytest.importorskip(
+        "xgboost", reason="xgboost is not installed: its published figure is not checked"
+    )
     train_rows, test_rows = split.scaled()
     model = xgboost.XGBClassifier(tree_method="exact", base_score=0.5, random_state=0, n_jobs=1)
     model.fit(train_rows, split.fraud[split.train])

@@ -255,6 +255,7 @@ def test_rules_cases_and_a_kill_over_http(node: Node) -> None:
 
 # Not Pandas: it is none of ours, and Arrow looks for it by itself where it is installed.
 HEAVY = (
+    "duckdb",
     "lightgbm",
     "onnxmltools",
     "skl2onnx",
@@ -262,6 +263,8 @@ HEAVY = (
     "matplotlib",
     "opendp",
     "polars",
+    "nats",
+    "onnxruntime",
     "ray",
 )
 

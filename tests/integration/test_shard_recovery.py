@@ -106,6 +106,7 @@ def actors():
 def test_features_do_not_depend_on_shards(cluster, wanted, shards):
     with ShardedEngine(cluster, SPEC, shards, tail_rows=5 * ROWS) as engine:
         for each, expected in zip(stream(), wanted, strict=True):
+            assert np.array_equal(engine.foresee(each[0]), expected.disposition)
             same(engine.update(*each), expected)
         batch, _ = next(stream(BATCHES, BATCHES + 1))
         with pytest.raises(SchemaError, match="'fee': is used by the feature spec and missing"):
@@ -124,6 +125,7 @@ def test_a_killed_shard_is_restored_and_catches_up(cluster, wanted, tail_batches
         for number, (each, expected) in enumerate(zip(stream(), wanted, strict=True)):
             if number in kills:
                 kill_one()
+            assert np.array_equal(engine.foresee(each[0]), expected.disposition)
             same(engine.update(*each), expected)
         assert caplog.text.count("is back") == len(kills)
         kill_one()
@@ -176,6 +178,7 @@ def test_a_state_goes_into_another_engine_of_as_many_shards(cluster, wanted, tmp
         same(engine.update(*next(stream(6, 7))), wanted[6])
         kill_one()
         for each, expected in zip(stream(7), wanted[7:], strict=True):
+            assert np.array_equal(engine.foresee(each[0]), expected.disposition)
             same(engine.update(*each), expected)
         with pytest.raises(ValueError, match="another feature spec"):
             engine.restore(state | {"shard-0-of-2/digest": np.zeros(3, np.uint8)})

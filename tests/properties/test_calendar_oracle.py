@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
+from numpy.typing import NDArray
 
 from scoring.features import (
     Calendar,
@@ -23,8 +24,9 @@ from scoring.features import (
     Filter,
     Span,
 )
-from scoring.features.calendar import calendar_column, local_hour
-from scoring.features.columns import passes
+from scoring.features.calendar import local_times
+from scoring.features.immediate import FilterTable, Immediate
+from scoring.features.spec_model import DAY_US, HOUR_US
 from scoring.schema import ENTITIES, Channel, TransactionBatch, transaction_batch
 
 # offsets of half and three quarters of an hour, changes at odd seconds (Monrovia 1972), a day left out (Apia 2011),
@@ -66,6 +68,20 @@ clocks = st.one_of(
 )
 
 
+def hours_of(clock: Clock, moments: NDArray[np.int64]) -> NDArray[np.int64]:
+    return local_times(clock, moments) % DAY_US // HOUR_US
+
+
+def timed(moments: NDArray[np.int64]) -> TransactionBatch:
+    return transaction_batch(
+        event_id=np.arange(len(moments)),
+        time_us=moments,
+        amount=np.ones(len(moments)),
+        channel=Channel.CARD,
+        entities={},
+    )
+
+
 @settings(max_examples=150, deadline=None)
 @given(clocks, st.lists(times, min_size=1, max_size=30), st.integers(0, 23))
 @example(Clock("Europe/Madrid"), [1_729_990_800_000_000 - 1, 1_729_990_800_000_000], 2)
@@ -80,13 +96,15 @@ def test_the_wall_clock_is_that_of_datetime(clock: Clock, moments: list[int], la
     }
     for part, values in expected.items():
         feature = CalendarFeature("x", part, clock.utc_offset_us, last_hour, clock.zone)
-        assert calendar_column(feature, column).tolist() == [float(value) for value in values]
+        found = np.full((len(moments), 1), np.nan)
+        Immediate(FeatureSpec((feature,)), {}).fill(timed(column), {}, found)
+        assert found[:, 0].tolist() == [float(value) for value in values]
 
 
 def test_an_hour_that_comes_twice_comes_twice() -> None:
     """The night of 27 October 2024 in Madrid: 2:30 summer time, 2:30 winter time."""
     moments = np.array([1_729_989_000, 1_729_992_600], np.int64) * 1_000_000
-    assert local_hour(Clock("Europe/Madrid"), moments).tolist() == [2, 2]
+    assert hours_of(Clock("Europe/Madrid"), moments).tolist() == [2, 2]
 
 
 events = st.fixed_dictionaries(
@@ -141,7 +159,10 @@ def test_a_filter_is_all_of_its_conditions(condition: Filter, rows: list[dict[st
             and (condition.weekdays is None or local.weekday() in condition.weekdays)
         )
 
-    assert passes(condition, batch_of(rows)).tolist() == [meets(row) for row in rows]
+    batch = batch_of(rows)
+    local = local_times(condition.clock, batch.time_us)[None]
+    flags = FilterTable([condition], {"f": 3}, [condition.clock]).flags(batch, local)
+    assert flags.tolist() == [1 + 8 * meets(row) for row in rows]
 
 
 numbers = st.one_of(st.sampled_from([0.0, -0.0, math.nan, math.inf, 1e308, -1e308]), st.floats(-1e6, 1e6))
@@ -192,6 +213,6 @@ def test_derived_features_are_their_formulas(
 def test_many_times_at_once_are_fast_enough_to_be_looked_up(zone: str) -> None:
     """A day of events meets the database once per hour, not once per event."""
     day = 1_729_987_200_000_000 + np.arange(200_000, dtype=np.int64) * 432_000
-    hours = local_hour(Clock(zone), day)
+    hours = hours_of(Clock(zone), day)
     picked = np.arange(0, 200_000, 9_973)
     assert hours[picked].tolist() == [wall(Clock(zone), int(day[row])).hour for row in picked]

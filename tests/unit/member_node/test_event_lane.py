@@ -33,7 +33,10 @@ class Scoring:
         self.error = None
         self.seen = []
 
-    def score(self, events, outcomes=None, facts=None):
+    def settle(self):
+        pass
+
+    def score_unsettled(self, events, outcomes=None, facts=None):
         if self.error is not None:
             raise self.error
         rows = events.num_rows
@@ -55,7 +58,7 @@ class Lane:
         self.metrics = NodeMetrics(lambda: NOW / 1e6)
         live = LiveStream(self.scoring, FORM, lambda ids: {})
         self.ingest = Ingest(lambda: live, self.metrics, now_us=lambda: NOW)
-        self.batcher = MicroBatcher(self.ingest.take, max_wait_ms=1, **bounds)
+        self.batcher = MicroBatcher(self.ingest.begin, max_wait_ms=1, **bounds)
         self.app = EventLane(other, check=check, batcher=self.batcher, metrics=self.metrics, party="bank-a")
 
     def post(self, path, chunks, *, method="POST", token="good", **headers):
@@ -237,7 +240,7 @@ def test_a_full_queue_is_answered_with_a_time_to_come_back():
 
 def test_requests_that_wait_at_the_end_are_answered():
     lane = Lane()
-    lane.batcher = MicroBatcher(lane.ingest.take, max_wait_ms=60_000)
+    lane.batcher = MicroBatcher(lane.ingest.begin, max_wait_ms=60_000)
     lane.app._batcher = lane.batcher
 
     async def main():
@@ -260,7 +263,7 @@ def test_other_paths_are_left_to_the_application():
 
 def test_requests_at_once_are_one_batch_each_with_its_own_answer():
     lane = Lane()
-    lane.batcher = MicroBatcher(lane.ingest.take, max_wait_ms=50)
+    lane.batcher = MicroBatcher(lane.ingest.begin, max_wait_ms=50)
     lane.app._batcher = lane.batcher
 
     async def main():

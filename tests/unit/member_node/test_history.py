@@ -202,6 +202,37 @@ def test_events_are_found_wherever_they_are(tmp_path, text):
     assert (nothing.num_rows, nothing.schema.names) == (0, ["event_id", "amount"])
 
 
+@pytest.mark.parametrize("waits", [True, False])
+@pytest.mark.parametrize("compacted", [True, False])
+def test_of_a_corrected_event_the_newest_row_comes_last(tmp_path, waits, compacted):
+    """Corrections lie in files of later frames, of other days before and after, in memory, and in their own frame."""
+    store = HistoryStore(tmp_path, flush_rows=10**6)
+    # Frame -> (day, the event's id, whether it corrects it)
+    rows = {1: (5, "a", False), 3: (5, "b", False), 5: (2, "a", True), 7: (9, "b", True), 9: (5, "b", True)}
+    for sequence, (day, event_id, corrected) in rows.items():
+        table = frame(sequence, rows=1, day=day, journal_frame=[sequence], corrected=[corrected])
+        store.write(sequence, table.set_column(0, "event_id", pa.array([event_id])))
+        if sequence < 9 or not waits:
+            store.flush()
+    # An event and its correction in one frame, the correction on an earlier day.
+    both = pa.concat_tables(
+        [
+            frame(11, rows=1, day=day, journal_frame=[11], corrected=[corrected])
+            for day, corrected in ((5, False), (2, True))
+        ]
+    )
+    store.write(11, both.set_column(0, "event_id", pa.array(["c", "c"])))
+    if not waits:
+        store.flush()
+    if compacted:
+        store.compact()
+    found = store.find(["a", "b", "c"], ["amount", "time_us"])
+    assert found.schema.names == ["event_id", "amount", "time_us"]
+    last = {row["event_id"]: row["time_us"] // DAY - START for row in found.to_pylist()}
+    assert last == {"a": 2, "b": 5, "c": 2}
+    assert found.num_rows == 7
+
+
 def test_a_column_that_came_later_is_null_before(tmp_path):
     store = HistoryStore(tmp_path, flush_rows=1)
     store.write(1, frame(1))

@@ -23,7 +23,7 @@ class Taker:
             assert self.gate.wait(20)
         if self.error is not None:
             raise self.error
-        return [RequestError("malformed", "unlucky") if item == 13 else 2 * item for item in items]
+        return lambda: [RequestError("malformed", "unlucky") if item == 13 else 2 * item for item in items]
 
 
 def run(main):
@@ -79,6 +79,41 @@ def test_while_one_batch_is_under_way_the_next_is_collected():
 
     assert run(main) == [2, 4, 6, 8]
     assert taker.batches == [[1], [2, 3, 4]]
+
+
+def test_while_one_batch_is_finished_the_next_begins_and_answers_keep_the_order():
+    gate = threading.Event()
+    begun, finished = [], []
+
+    def begin(items):
+        begun.append(list(items))
+
+        def finish():
+            if items == [1]:
+                assert gate.wait(20)
+            finished.append(list(items))
+            return [2 * item for item in items]
+
+        return finish
+
+    async def main():
+        batcher = MicroBatcher(begin, max_wait_ms=0)
+        first = batcher.submit(1)
+        await until(lambda: begun == [[1]])
+        second = batcher.submit(2)
+        await until(lambda: begun == [[1], [2]])
+        third = batcher.submit(3)
+        await asyncio.sleep(0.05)
+        assert begun == [[1], [2]]  # two are under way: the third waits
+        assert not finished
+        assert not second.done()
+        gate.set()
+        answers = await asyncio.gather(first, second, third)
+        await batcher.close(1)
+        return answers
+
+    assert run(main) == [2, 4, 6]
+    assert finished == [[1], [2], [3]]
 
 
 def test_a_refusal_is_its_own_callers_and_an_exception_everybodys():

@@ -23,6 +23,7 @@ from member_node.streams.snapshots import SnapshotKeeper, SnapshotStore
 from scoring.engine import ScoringCore
 from scoring.features.engine import FeatureEngine
 from scoring.features.spec import parse_spec
+from scoring.models.served import Serving
 from scoring.rules.deployment import Deployment
 from scoring.rules.ruleset import load_ruleset
 from scoring.schema import OutcomeBatch
@@ -331,6 +332,59 @@ def test_an_attribute_that_is_not_sent_is_missing_and_a_wrong_schema_changes_not
         assert len(node.service.score(events(40, 50))) == 10
     with opened(tmp_path) as node:
         assert node.restored.events == 50
+
+
+class Broken:
+    """A model in service that gives no score."""
+
+    name, version, features = "broken 2", 2, ("spent_1h",)
+
+    def score_or_degrade(self, values, rows):
+        return np.full(rows, np.nan), np.ones(rows, np.bool_)
+
+
+NO_RULES = Deployment(1, load_ruleset('name = "none"\nversion = 1', COLUMNS))
+
+
+@pytest.mark.parametrize(
+    ("force", "verdicts", "model"),
+    [
+        (InForce(NO_RULES), {"allow"}, None),
+        (InForce(DEPLOYMENTS[1], models=Serving(active=Broken())), {"allow", "review"}, 2),
+        (InForce(DEPLOYMENTS[1], models=Serving(failure="its file is gone")), {"allow", "review"}, 0),
+    ],
+    ids=["no rule", "a model that fails", "a model that is gone"],
+)
+def test_no_event_is_lost_without_rules_or_model_and_what_is_missing_is_declared(
+    tmp_path, force, verdicts, model
+):
+    with opened(tmp_path) as node:
+        node.service.in_force = lambda: force
+        for cut in ((0, 1), (1, 400), (400, 401), (401, 401)):
+            assert len(node.service.score(events(*cut))) == cut[1] - cut[0]
+        assert node.service.halted == ""
+        assert node.service.model_failure == ("its file is gone" if model == 0 else "")
+        rows = node.rows()
+        assert rows.num_rows == 401
+        assert set(rows.column("verdict").to_pylist()) == verdicts
+        assert ("model_degraded" in rows.column_names) == (model is not None)
+        if model is not None:
+            assert rows.column("model_degraded").to_pylist() == [True] * 401
+            assert rows.column("model_score").null_count == 401
+            assert set(rows.column("model_version").to_pylist()) == {model}
+    with opened(tmp_path) as node:
+        assert node.restored.events == 401
+        assert node.restored.judged == 0
+
+
+def test_frames_that_differ_in_what_was_sent_reach_the_history_together(tmp_path):
+    with opened(tmp_path) as node:
+        for first in range(0, 60, 3):
+            node.service.score(events(first, first + 3, warmth=first % 2 == 0))
+        rows = node.rows()
+        assert node.feed.failure == ""
+        assert rows.column("event_id").to_pylist() == list(range(60))
+        assert rows.column("warmth").null_count == 30
 
 
 def test_alerts_are_stored_once_over_a_restart(tmp_path):

@@ -110,7 +110,13 @@ def test_a_live_stream(client):
     ).json()
     assert [each["verdict"] for each in answer["scored"]] == ["allow", "challenge"]
     assert answer["scored"][1]["reasons"][0]["rule"] == "very-large-amount"
-    refused = {"row": 3, "column": "amount", "reason": "is negative", "last_row": 0, "code": "amount-negative"}
+    refused = {
+        "row": 3,
+        "column": "amount",
+        "reason": "is negative",
+        "last_row": 0,
+        "code": "amount-negative",
+    }
     assert answer["rejected"] == [refused]
     known = 1_523_000_000_000
     body = {"outcomes": [{"event_id": 1, "fraud": True, "known_at_ms": known}]}

@@ -173,18 +173,18 @@ def test_files_merged_while_they_are_read_are_looked_for_again(
 ) -> None:
     asked: list[int] = []
 
-    def connect() -> Any:
+    def connect(**settings: Any) -> Any:
         asked.append(1)
         if len(asked) < 3:
             raise duckdb.IOException("No files found")
-        return real()
+        return real(**settings)
 
     real = duckdb.connect
     monkeypatch.setattr(duckdb, "connect", connect)
     assert ScoredHistory(recorded[0]).features() == FEATURES
     assert len(asked) == 3
     monkeypatch.setattr(training, "PAUSE_SECONDS", 0)
-    monkeypatch.setattr(duckdb, "connect", lambda: (_ for _ in ()).throw(duckdb.IOException("gone")))
+    monkeypatch.setattr(duckdb, "connect", lambda **_: (_ for _ in ()).throw(duckdb.IOException("gone")))
     with pytest.raises(DatasetError, match="cannot be read: gone"):
         ScoredHistory(recorded[0]).features()
 

@@ -358,3 +358,28 @@ def test_bad_arguments(key, most):
 def test_columns_of_different_lengths_are_refused():
     with pytest.raises(ValueError, match="customers"):
         DeviceLinker(KEY).observe([None], np.zeros(2, np.uint64), np.zeros(1, np.int64))
+
+
+def test_a_row_that_replaces_an_event_finds_its_device_and_is_not_counted_again():
+    linker = DeviceLinker(KEY)
+    made = device()
+    first = observe(linker, bundle_of(made), bundle_of(made), customers=[1, 2])
+    before = linker.state()
+    again = linker.observe(
+        [with_version(made, 121)], np.ones(1, np.uint64), np.array([START + 3 * DAY]), np.array([True])
+    )
+    assert again.device_id[0] == first.device_id[0]
+    assert again.numbers["device_seen"].tolist() == [2]
+    after = linker.state()
+    assert all(np.array_equal(after[name], held) for name, held in before.items())
+    # A device that was not seen before is made even so: the event has one.
+    phone = PHONE | {"installId": "i9"}
+    new = linker.observe([phone], np.ones(1, np.uint64), np.array([START + 3 * DAY]), np.array([True]))
+    assert new.numbers["device_new"].tolist() == [1]
+    assert len(linker) == 2
+
+
+def test_a_linker_without_devices_goes_on_after_a_restart():
+    again = DeviceLinker(KEY)
+    again.restore(DeviceLinker(KEY).state())
+    assert observe(again, bundle_of(device())).numbers["device_seen"].tolist() == [1]

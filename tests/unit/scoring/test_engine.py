@@ -1,6 +1,7 @@
 """The scoring core: precedence of lists and rules, exemptions, models that fail, the brake, the bank alone."""
 
 import numpy as np
+import pytest
 
 from scoring.engine import ScoringCore
 from scoring.features.engine import FeatureEngine
@@ -187,6 +188,102 @@ def test_a_broken_model_leaves_the_rules_to_decide_and_says_so():
     scored = judge(core(), given, InForce(Deployment(1, rules())))
     assert told(scored) == ["large", "", ""]
     assert not scored.has_model
+
+
+class Blind(Fixed):
+    """A model whose column the stream has no more."""
+
+    features = ("gone",)
+
+    def score_or_degrade(self, values, rows):
+        return np.full(rows, np.nan), np.array(["gone" not in values] * rows)
+
+    def inputs(self, columns, rows):
+        return columns["gone"][rows][:, None]
+
+
+class Speechless(Fixed):
+    def contributions(self, matrix):
+        raise FloatingPointError("no leaf")
+
+
+@pytest.mark.parametrize("rows", [1, 3])
+def test_a_model_that_cannot_score_or_explain_costs_no_verdict(rows, caplog):
+    given = batch([600, 90, 10][:rows], [3, 4, 5][:rows])
+    # A rule may well ask whether there is a score: it has spoken, and there is nothing to explain.
+    asking = load_ruleset(
+        'name = "x"\nversion = 1\n[[rule]]\nid = "no-score"\nwhen = "missing(model_score)"\nverdict = "review"\n'
+        'reason = "none"',
+        schema(),
+    )
+    scored = judge(core(), given, InForce(Deployment(1, asking), models=Serving(active=Blind())))
+    assert scored.live.verdict.tolist() == [2, 2, 2][:rows]
+    assert scored.model_degraded.all()
+    assert {reason.rule for each in scored.reasons.values() for reason in each} == {"no-score"}
+    scored = judge(core(), given, InForce(Deployment(1, rules()), models=Serving(active=Speechless())))
+    assert told(scored) == ["scored", "", ""][:rows]
+    assert scored.reasons[0][-1].rule == "model:broken 4"
+    assert "cannot be told" in scored.reasons[0][-1].text
+    assert "no leaf" in caplog.text
+
+
+@pytest.mark.parametrize("rows", [1, 4])
+def test_without_a_rule_lists_decide_and_everything_else_is_allowed(rows):
+    empty = load_ruleset('name = "none"\nversion = 1', schema())
+    force = InForce(Deployment(1, empty, (empty, 50.0), (empty,)), LISTS, Serving(active=Fixed()))
+    given = batch([500, 500, 500, 5][:rows], [4, 1, 2, 3][:rows], [7, 1, 1, 1][:rows])
+    scored = judge(core(), given, force, victims=[2] * rows, without=[0] * rows)
+    assert scored.live.verdict.tolist() == scored.alone.verdict.tolist() == [3, 0, 0, 0][:rows]
+    assert told(scored) == ["list:bad", "list:good", "", ""][:rows]
+    assert scored.rule_hits.tolist() == []
+
+
+@pytest.mark.parametrize("rows", [1, 3])
+def test_a_rule_on_a_list_that_is_gone_or_on_a_missing_number_is_counted_and_does_not_hit(rows):
+    ruleset = load_ruleset(
+        """
+name = "x"
+version = 1
+[[rule]]
+id = "listed"
+when = "not listed_bad"
+verdict = "block"
+reason = "x"
+[[rule]]
+id = "counted"
+when = "count_1d / victims > 1 or count_1d < 99"
+verdict = "review"
+reason = "{count_1d}"
+[[rule]]
+id = "large"
+when = "amount > 100"
+verdict = "challenge"
+reason = "{amount}"
+""",
+        schema(),
+    )
+    engine = core()
+    advanced = engine.advance(batch([500, 90, 500][:rows], [3, 4, 5][:rows]))
+    advanced.values[:, :] = np.nan
+    seen = Sight({"amount": advanced.batch.amount, "victims": np.zeros(rows)}, {})
+    scored = engine.judge(advanced, seen, seen, np.empty(0, np.int64), InForce(Deployment(1, ruleset)))
+    assert told(scored) == ["large", "", "large"][:rows]
+    assert scored.rule_errors.tolist()[0] == rows
+
+
+def test_exemptions_brake_and_lists_are_told_by_row():
+    lists = LISTS.with_table(
+        empty_list("whole", ListKind.EXEMPTION, "customer").added(["6"], np.array([NEVER]), [""])
+    )
+    force = InForce(Deployment(1, rules(many=99, brake="[brake]\nmin_events = 1\nchallenge = 0.4\n")), lists)
+    scored = judge(core(), batch([500, 5, 500, 500, 500, 500], [2, 2, 6, 3, 4, 5]), force)
+    exempt = [scored.exempt.rules[place] for place in scored.exempt.places.tolist()]
+    assert (scored.exempt.rows.tolist(), exempt) == ([0, 1, 2], ["large", "large", ""])
+    # Exempt rows are no hits; the third hit of six events is above the share.
+    assert scored.live.verdict.tolist() == [0, 0, 0, 1, 1, 0]
+    braked = [scored.braked.rules[place] for place in scored.braked.places.tolist()]
+    assert (scored.braked.rows.tolist(), braked) == ([5], ["large"])
+    assert set(scored.listed) == {"listed_bad", "listed_good", "listed_cleared", "listed_whole"}
 
 
 BRAKED = "[brake]\nmin_events = 20\nchallenge = 0.3\n"
