@@ -174,7 +174,7 @@ class DeviceLinker:
         self._free = [int(slot) for slot in state["free"]]
         self._bound, self._made = (int(count) for count in state["counts"])
 
-    def _link(self, fingerprint: Fingerprint, now: int, again: bool) -> tuple[int, bool, bool]:
+    def _link(self, fingerprint: Fingerprint, now: int, again: bool = False) -> tuple[int, bool, bool]:
         if not again:
             self._sweep(now)
         held = self._fields
