@@ -169,15 +169,14 @@ class MicroBatcher(Generic[T, R]):
         done: Future[Callable[[], Sequence[R | RequestError]]],
     ) -> None:
         """In the beginning thread."""
-        error = done.exception()
-        if error is None:
+        # Said before the answers are, so that whoever has an answer finds the batcher free.
+        loop.call_soon_threadsafe(self._may_begin, loop)
+        if done.exception() is None:
             finished = self._finisher.submit(done.result())
             finished.add_done_callback(
                 lambda done: loop.call_soon_threadsafe(self._deliver, loop, batch, done)
             )
-            loop.call_soon_threadsafe(self._may_begin, loop)
         else:
-            loop.call_soon_threadsafe(self._may_begin, loop)
             # Behind those that were begun before it.
             self._finisher.submit(loop.call_soon_threadsafe, self._deliver, loop, batch, done)
 
