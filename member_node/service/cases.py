@@ -116,16 +116,24 @@ class CaseService:
                 )
             except ListError as error:
                 raise CaseError(f"the customer cannot be cleared: {error.field} {error.reason}") from error
-        recorded = 0
-        events = self._store.events(case_id)
-        if decision != UNCLEAR and events:
-            at = self._clock() * 1000 if known_at_ms is None else known_at_ms
-            recorded = self._learn([(event_id, decision == FRAUD, at) for event_id in events])
+        at = self._clock() * 1000 if known_at_ms is None else known_at_ms
+        told: set[str] = set()
+
+        def tell() -> int:
+            events = [each for each in self._store.events(case_id) if each not in told]
+            if decision == UNCLEAR or not events:
+                return 0
+            told.update(events)
+            return self._learn([(event_id, decision == FRAUD, at) for event_id in events])
+
+        recorded = tell()
         if clearance is not None:
             until = f"{clearance.rule or 'every rule'} until {clearance.until_us}"
             self._store.note(case_id, until, author=author, at=self._clock(), action="exempt")
         if not self._store.decide(case_id, decision, text, author=author, at=self._clock()):
             raise CaseError(f"case {case_id} was decided by somebody else just now")
+        # Alerts that joined the case while it was decided; from here on they open another one.
+        recorded += tell()
         return {**self.show(case_id), "outcomes": recorded}
 
     def _require(self, case_id: int) -> CaseRow:
