@@ -292,7 +292,7 @@ def backtest(directory, tested, active, outcomes):
         outcomes,
     )
     files = [pq.ParquetFile(path) for path in sorted(directory.glob("*.parquet"))]
-    assert len(files) > 2
+    assert files  # how many depends on when they were flushed
     return run_backtest(test, read_history(files, wanted_columns((tested, active)), 0, NEVER))
 
 
