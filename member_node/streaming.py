@@ -102,7 +102,11 @@ class StreamDesk:
             LOGGER.exception("the stream cannot be opened again")
 
 
-def attach_stream(node: MemberNode, engine: Callable[[FeatureSpec], Engine] = FeatureEngine) -> StreamDesk:
+def attach_stream(
+    node: MemberNode,
+    engine: Callable[[FeatureSpec], Engine] = FeatureEngine,
+    on_opened: Callable[[], None] = lambda: None,
+) -> StreamDesk:
     """The stream of ``node``; its outcomes become the node's local statistic. Closed with the node."""
 
     def clock_us() -> int:
@@ -140,6 +144,7 @@ def attach_stream(node: MemberNode, engine: Callable[[FeatureSpec], Engine] = Fe
             cases=store,
             on_scored=lambda batch: _count(metrics, batch),
             on_stage=metrics.latency.observe_one,
+            on_opened=on_opened,
             device_key=node.storage.subkey("device-ids")[:16],
         )
     )

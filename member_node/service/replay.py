@@ -316,6 +316,7 @@ class StreamService:
         facts = opened.restored.facts
         self._progress = _Progress(int(facts.get(REPLAYED, "0")), int(facts.get(FED, "0")))
         self._opened = opened
+        self._parts.on_opened()
 
     def _tell(self, doing: str) -> None:
         self._doing = doing

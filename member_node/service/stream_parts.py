@@ -108,7 +108,8 @@ class StreamParts:
     engine of so many ``shards``; ``policy`` gives the policy in force; ``clock``: unix seconds. ``rulebook`` makes one
     for the columns of a stream; without it the rules of the opened file are in force, without ``lists``, ``models`` and
     ``cases`` there are none. ``on_scored`` sees every batch, ``on_stage`` how long its
-    stages took (see ``ScoringService``). ``device_key``: 16 secret bytes under which device ids are made.
+    stages took (see ``ScoringService``), ``on_opened`` that the stream was opened. ``device_key``: 16 secret bytes under
+    which device ids are made.
     """
 
     party: str
@@ -132,4 +133,5 @@ class StreamParts:
     cases: CaseStore | None = None
     on_scored: Callable[[ScoredBatch], None] = lambda batch: None
     on_stage: Callable[[str, float], None] = lambda stage, seconds: None
+    on_opened: Callable[[], None] = lambda: None
     device_key: bytes = DEFAULT_KEY

@@ -10,8 +10,11 @@ from typing import Any
 
 import numba.core.event
 import numpy as np
+import pyarrow as pa
 
 from member_node.streams.events import is_number_name
+from member_node.streams.sources.json_rows import JsonRows
+from member_node.streams.sources.rows import RowForm
 from scoring.brake import Brake
 from scoring.engine import Engine
 from scoring.features.spec import FeatureSpec, FieldFeature
@@ -19,7 +22,7 @@ from scoring.features.windows import FRAUD
 from scoring.lists import ListKind, ListSet, empty_list
 from scoring.rules.deployment import Deployment, DeploymentJudgement
 from scoring.rules.evaluation import Judgement
-from scoring.schema import Channel, OutcomeBatch, TransactionBatch
+from scoring.schema import CHANNELS, Channel, OutcomeBatch, TransactionBatch
 
 LOGGER = logging.getLogger(__name__)
 _COMPILE = "numba:compile"
@@ -89,6 +92,11 @@ def warm_judging(deployment: Deployment) -> None:
         exempted=np.zeros(rules, np.int64),
     )
     Brake().apply(deployment, DeploymentJudgement(silent, np.zeros(1, np.int16), {}), time_us)
+
+
+def warm_reading(schema: pa.Schema) -> None:
+    """Have the kernels ready that check rows of a stream whose events have ``schema``: no row at all is checked."""
+    JsonRows(RowForm(schema, CHANNELS)).rows((), 0)
 
 
 def read_numbers(spec: FeatureSpec) -> tuple[str, ...]:
