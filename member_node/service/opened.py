@@ -336,7 +336,8 @@ def _replayed(parts: StreamParts, source: StreamSource, mapping: StreamMapping) 
     # The reader of files needs Polars, which no live stream waits for.
     from member_node.streams.files import read_events, write_rejects
 
-    read = read_events(Path(source.events), mapping)
+    # What is refused for its time is the file's end: as the clock goes on, rows are added behind those that were read.
+    read = read_events(Path(source.events), mapping, latest_us=parts.latest_us())
     rejects = None
     if read.rejects:
         rejects = parts.directory / "rejects.csv"

@@ -133,3 +133,8 @@ class StreamParts:
     on_scored: Callable[[ScoredBatch], None] = lambda batch: None
     on_stage: Callable[[str, float], None] = lambda stage, seconds: None
     device_key: bytes = DEFAULT_KEY
+
+    def latest_us(self) -> int | None:
+        """The latest time that an event may be dated at now, UTC microseconds; None: any."""
+        ahead = self.settings.max_future_us
+        return self.clock() * 1_000_000 + ahead if ahead else None
