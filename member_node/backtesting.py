@@ -21,6 +21,7 @@ from member_node.service.backtest import Backtest, run_backtest
 from member_node.service.history_files import MANIFEST, HistoryError, Manifest
 from member_node.service.layout import tier_table, transaction_columns
 from member_node.service.replay import SOURCE
+from member_node.service.rulebook import columns_of
 from member_node.service.stored_rows import StoredRowsError, read_history, wanted_columns
 from member_node.service.stream_parts import StreamSource
 from member_node.settings import load_settings
@@ -28,7 +29,7 @@ from member_node.storage.database import Database
 from member_node.storage.outcomes import OutcomeStore, StreamStore
 from member_node.storage.trust import TrustStore
 from member_node.streams.mapping import StreamMapping, parse_mapping
-from scoring.rules.columns import Column, ColumnSchema, ColumnType
+from scoring.rules.columns import ColumnSchema
 from scoring.rules.ruleset import RuleSetError, load_ruleset
 from scoring.verdicts import TierTable
 
@@ -50,16 +51,21 @@ def backtest_file(
     ``progress`` is told rows done and rows in all. Raises CommandError, and what the desk raises.
     """
     desk.post("rules/history")
-    schema = ColumnSchema(
-        Column(each["name"], ColumnType(each["type"]), each["evidence"])
-        for each in desk.get("rules/columns")["columns"]
-    )
+    today = ColumnSchema(columns_of(desk.get("rules/columns")["columns"]))
     active = desk.get("rules")["deployed"]["active"]
     if active is None:
         raise CommandError(f"{desk.party} has no active version to compare with: activate one")
+    version = desk.get(f"rules/versions/{active}")
+    # A list may be gone since the version was saved: it is judged by the columns it was saved with, as in the stream.
+    schema = today.with_gone(columns_of(version["columns"]))
+    try:
+        now = load_ruleset(version["text"], schema, version=active)
+    except RuleSetError as error:
+        raise CommandError(
+            f"{desk.party}: version {active} does not fit today's columns: {error}; activate one that does"
+        ) from error
     try:
         tested = load_ruleset(file.read_text(encoding="utf-8"), schema, version=active)
-        now = load_ruleset(desk.get(f"rules/versions/{active}")["text"], schema, version=active)
         mapping, outcomes, tiers = _stored(directory)
         backtest = Backtest(
             tested,
@@ -68,6 +74,7 @@ def backtest_file(
             lambda amount, channel, time_us: transaction_columns(mapping, amount, channel, time_us),
             outcomes,
             tiers,
+            frozenset(schema) - frozenset(today),
         )
         with _opened(directory / "history", first_us // DAY_US, (until_us - 1) // DAY_US) as files:
             total = sum(each.metadata.num_rows for each in files)
@@ -90,6 +97,11 @@ def report_text(report: dict[str, Any]) -> str:
         lines.append(
             f"WARNING  the active version gives {report['unexplained']:,} of its {report['compared']:,} verdicts "
             "differently over the history: the comparison is not exact"
+        )
+    if report["gone"]:
+        lines.append(
+            f"NOTE  {', '.join(report['gone'])}: no longer a column of the stream; it counts as the history holds it, and "
+            "where that holds nothing the rules that read it are in error"
         )
     header = f"{'':32} {'hits':>9} {'precision':>9} {'recall':>7} {'caught':>14} {'disturbed':>9}"
     lines += ["", header]

@@ -88,6 +88,7 @@ class Backtest:
     derive: Derive
     outcomes: pa.Table
     tiers: TierTable | None = None
+    gone: frozenset[str] = frozenset()
     rows: int = 0
     known: int = 0
     frauds: int = 0
@@ -100,7 +101,8 @@ class Backtest:
     def __post_init__(self) -> None:
         """``outcomes``: event_id (text) and fraud (bool), as ``OutcomeStore.labels`` gives them.
 
-        ``tiers``: of today's policy, for history that did not keep the bounds of its own day.
+        ``tiers``: of today's policy, for history that did not keep the bounds of its own day. ``gone``: columns of the
+        schema that the stream no longer has.
         """
         self._ids = self.outcomes.column("event_id").combine_chunks()
         self._fraud = np.asarray(self.outcomes.column("fraud").to_numpy(), dtype=np.int8)
@@ -115,7 +117,7 @@ class Backtest:
             self._add(part)
 
     def _add(self, table: pa.Table) -> None:
-        stored = stored_rows(table, (self.tested, self.active), self.schema, self.derive, self.tiers)
+        stored = stored_rows(table, (self.tested, self.active), self.schema, self.derive, self.tiers, self.gone)
         if not len(stored):
             return
         outcome = self._outcomes(stored)
@@ -150,6 +152,7 @@ class Backtest:
             "fraud_money": self.fraud_money,
             "first_us": self.first_us,
             "last_us": self.last_us,
+            "gone": sorted(self.gone & (self.tested.columns | self.active.columns)),
             "compared": self.compared,
             "unexplained": self.unexplained,
             "in_all": {

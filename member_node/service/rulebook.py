@@ -14,7 +14,7 @@ from __future__ import annotations
 import hashlib
 import json
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, replace
 from typing import Any
 
@@ -301,12 +301,12 @@ class Rulebook:
 
     def _schema_of(self, row: VersionRow) -> ColumnSchema:
         """Today's columns and those gone since: a rule that reads one is in error, and does not stop the rest."""
-        today = self._schema()
-        then = [
-            Column(each["name"], ColumnType(each["type"]), each["evidence"])
-            for each in json.loads(row.columns)
-        ]
-        return ColumnSchema([*today.values(), *(each for each in then if each.name not in today)])
+        return self._schema().with_gone(columns_of(json.loads(row.columns)))
+
+
+def columns_of(told: Iterable[Mapping[str, Any]]) -> list[Column]:
+    """Columns as they are stored and told."""
+    return [Column(each["name"], ColumnType(each["type"]), each["evidence"]) for each in told]
 
 
 def _check_why(why: str) -> None:

@@ -106,10 +106,12 @@ def stored_rows(
     schema: ColumnSchema,
     derive: Derive,
     tiers: TierTable | None = None,
+    gone: frozenset[str] = frozenset(),
 ) -> StoredRows:
     """Bring rows of the history back (see :func:`rows_alike`); raises StoredRowsError for what they lack.
 
-    A list that they do not know is left out: the rules that read it are in error, as they were in the stream.
+    A list that they do not know is left out, and so is what they lack of ``gone``, columns that the stream no longer
+    has: the rules that read it are in error, as they were in the stream.
     """
     rows = table.num_rows
     lacking = [name for name in ALWAYS if name not in table.column_names]
@@ -131,7 +133,7 @@ def stored_rows(
             rank = tiers.rank(_numbers(table, f"{kind}_victims_all"))
             limits[kind] = tiers.verdict(rank)
             columns.setdefault(f"{kind}_tier", TextColumn(rank.astype(np.int32), tiers.names))
-    lacking = sorted(name for name in read - columns.keys() if not name.startswith(LISTED))
+    lacking = sorted(name for name in read - columns.keys() - gone if not name.startswith(LISTED))
     lacking += sorted(
         f"{kind}_limit" for each in rulesets for kind in each.evidence_kinds if kind not in limits
     )
