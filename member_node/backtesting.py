@@ -19,6 +19,7 @@ from member_node.client.desk import BankDesk
 from member_node.command_line import CommandError
 from member_node.service.backtest import Backtest, run_backtest
 from member_node.service.history_files import MANIFEST, HistoryError, Manifest
+from member_node.service.last_judged import LastJudged
 from member_node.service.layout import tier_table, transaction_columns
 from member_node.service.replay import SOURCE
 from member_node.service.rulebook import columns_of
@@ -76,9 +77,13 @@ def backtest_file(
             tiers,
             frozenset(schema) - frozenset(today),
         )
-        with _opened(directory / "history", first_us // DAY_US, (until_us - 1) // DAY_US) as files:
-            total = sum(each.metadata.num_rows for each in files)
-            tables = read_history(files, wanted_columns((tested, now)), first_us, until_us)
+        first_day, last_day = first_us // DAY_US, (until_us - 1) // DAY_US
+        with _opened(directory / "history") as files:
+            # An event of these days may have been corrected to another day.
+            counted = LastJudged([parquet for _, parquet in files])
+            chosen = [parquet for day, parquet in files if first_day <= day <= last_day]
+            total = sum(each.metadata.num_rows for each in chosen)
+            tables = read_history(chosen, wanted_columns((tested, now)), first_us, until_us, counted)
             return run_backtest(backtest, tables, lambda rows: progress(rows, total))
     except RuleSetError as error:
         raise CommandError(f"{file}: {error}") from error
@@ -100,8 +105,8 @@ def report_text(report: dict[str, Any]) -> str:
         )
     if report["gone"]:
         lines.append(
-            f"NOTE  {', '.join(report['gone'])}: no longer a column of the stream; it counts as the history holds it, and "
-            "where that holds nothing the rules that read it are in error"
+            f"NOTE  {', '.join(report['gone'])}: no longer a column of the stream; it counts as the history holds "
+            "it, and where that holds nothing the rules that read it are in error"
         )
     header = f"{'':32} {'hits':>9} {'precision':>9} {'recall':>7} {'caught':>14} {'disturbed':>9}"
     lines += ["", header]
@@ -127,8 +132,8 @@ def _row(name: str, told: dict[str, Any]) -> str:
 
 
 @contextmanager
-def _opened(history: Path, first_day: int, last_day: int) -> Iterator[list[pq.ParquetFile]]:
-    """The files that count at one moment, all open: the node may replace them meanwhile.
+def _opened(history: Path) -> Iterator[list[tuple[int, pq.ParquetFile]]]:
+    """The files that count at one moment with their days, all open: the node may replace them meanwhile.
 
     Only read, never through a ``HistoryStore``, which is the node's own and tidies up when it opens.
     """
@@ -137,9 +142,8 @@ def _opened(history: Path, first_day: int, last_day: int) -> Iterator[list[pq.Pa
             try:
                 manifest = msgspec.json.decode((history / MANIFEST).read_bytes(), type=Manifest)
                 files = [
-                    stack.enter_context(pq.ParquetFile(history / file.name))
+                    (file.day, stack.enter_context(pq.ParquetFile(history / file.name)))
                     for file in manifest.files
-                    if first_day <= file.day <= last_day
                 ]
             except FileNotFoundError as error:
                 if attempt == _ATTEMPTS:

@@ -4,9 +4,9 @@ Exact by construction: rules are judged by the same code over the stored values 
 same tier bounds, exemptions, stopped rules and lists. So the active version over its own history gives the stored
 verdicts again; ``unexplained`` counts the rows where it does not, and should be 0.
 
-A row of the history is a judgement: an event that was corrected was judged twice and counts twice. An event without an
-outcome counts as neither fraud nor genuine. *Caught* money is that of confirmed frauds that were not simply allowed;
-*disturbed* are genuine payments that were not.
+A row of the history is a judgement. Of an event that was corrected only the last one counts (see ``last_judged``):
+the caller sees to that. An event without an outcome counts as neither fraud nor genuine. *Caught* money is that of
+confirmed frauds that were not simply allowed; *disturbed* are genuine payments that were not.
 """
 
 from __future__ import annotations
@@ -117,7 +117,9 @@ class Backtest:
             self._add(part)
 
     def _add(self, table: pa.Table) -> None:
-        stored = stored_rows(table, (self.tested, self.active), self.schema, self.derive, self.tiers, self.gone)
+        stored = stored_rows(
+            table, (self.tested, self.active), self.schema, self.derive, self.tiers, self.gone
+        )
         if not len(stored):
             return
         outcome = self._outcomes(stored)

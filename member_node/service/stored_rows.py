@@ -19,6 +19,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
+from member_node.service.last_judged import LastJudged
 from scoring.rules.columns import ColumnSchema, ColumnType, ColumnValues, TextColumn
 from scoring.rules.evaluation import RuleSet
 from scoring.schema import channel_codes
@@ -71,17 +72,25 @@ def wanted_columns(rulesets: Sequence[RuleSet]) -> list[str]:
 
 
 def read_history(
-    files: Sequence[pq.ParquetFile], columns: Sequence[str], first_us: int, until_us: int
+    files: Sequence[pq.ParquetFile],
+    columns: Sequence[str],
+    first_us: int,
+    until_us: int,
+    counted: LastJudged | None = None,
 ) -> Iterator[pa.Table]:
     """Rows of Parquet files with first_us <= time < until_us, in their order, some ten thousand at a time.
 
-    A file gives those of ``columns`` it holds.
+    A file gives those of ``columns`` it holds. ``counted``: only the last judgement of each event (None: all of them).
     """
     for parquet in files:
         held = [name for name in columns if name in parquet.schema_arrow.names]
+        first = 0
         for batch in parquet.iter_batches(BATCH_ROWS, columns=held):
             times = batch.column("time_us")
             chosen = pc.and_(pc.greater_equal(times, first_us), pc.less(times, until_us))
+            if counted is not None:
+                chosen = pc.and_(chosen, pa.array(counted.rows(parquet, first, batch.column("event_id"))))
+            first += batch.num_rows
             table = pa.Table.from_batches([batch.filter(chosen)])
             if table.num_rows:
                 yield table

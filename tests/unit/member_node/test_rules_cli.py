@@ -253,7 +253,7 @@ def test_a_list_that_is_gone_does_not_break_the_backtest(bank, tmp_path):
     bank.book = Rulebook(
         RulebookStore(bank.database), lambda: rule_columns(bank.mapping, [], [], lists=lists), now_ms
     )
-    text = rules(100).replace("when = \"", "when = \"not listed_mules and ")
+    text = rules(100).replace('when = "', 'when = "not listed_mules and ')
     number = bank.book.save(text, Staff("ann", frozenset({Role.ANALYST})), "mules have rules of their own")
     bank.book.act(Action.PROPOSE, number, Staff("ann", frozenset({Role.ANALYST})), "go")
     for action in (Action.APPROVE, Action.ACTIVATE):
