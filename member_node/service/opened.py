@@ -24,7 +24,7 @@ from member_node.service.rulebook import Rulebook
 from member_node.service.scoring import Restored, ScoredBatch, ScoringService
 from member_node.service.stream_parts import StreamError, StreamParts, StreamSource
 from member_node.service.surroundings import Surveyor
-from member_node.service.warming import compiling, read_numbers, warm, warm_judging
+from member_node.service.warming import compiling, read_numbers, warm, warm_devices, warm_judging
 from member_node.storage.cases import BRAKE
 from member_node.streams.events import DEVICE_COMPONENTS, EventBatch, event_schema
 from member_node.streams.journal import Journal
@@ -199,7 +199,9 @@ def open_stream(parts: StreamParts, source: StreamSource, told: Callable[[str], 
         )
         with compiling(lambda kernel: told(f"compiling {kernel}")):
             if parts.shards == 1:
-                warm(parts.engine(spec), spec)
+                warm(parts.engine(spec), spec, linked=linked)
+            if linked:
+                warm_devices()
             warm_judging(force().deployment)
             told("restoring")
             restored = scoring.restore(store.latest())
