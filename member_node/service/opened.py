@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from member_node.background import BackgroundLoop
 from member_node.service.alerts import AlertFeed, AlertPolicy
 from member_node.service.counts import ConsortiumCounts, PublicDirectory
+from member_node.service.feature_names import check_feature_names
 from member_node.service.history import HistoryError, HistoryStore
 from member_node.service.history_feed import HistoryFeed
 from member_node.service.in_force import FileRules, ForceSource, no_lists, no_models, timed_models
@@ -34,7 +35,7 @@ from scoring.brake import BrakeAlarm
 from scoring.devices.linker import NUMBERS as DEVICE_NUMBERS
 from scoring.devices.linker import DeviceLinker
 from scoring.engine import ScoringCore
-from scoring.features.spec import FieldFeature, parse_spec
+from scoring.features.spec import FeatureSpec, FieldFeature, SpecError, parse_spec
 from scoring.models.words import feature_words
 from scoring.rules.columns import ColumnSchema
 
@@ -147,6 +148,7 @@ def open_stream(parts: StreamParts, source: StreamSource, told: Callable[[str], 
     if directory is not None:
         counts = ConsortiumCounts(mapping.directory_dataset, directory, mapping, parts.stream)
     spec = parse_spec(source.features)
+    _check_names(spec, source, mapping, parts.directory)
     features = [each.name for each in spec.features if not isinstance(each, FieldFeature)]
     linked = DEVICE_COMPONENTS in file.events.schema.names
     names = counts.names() if counts is not None else []
@@ -238,6 +240,17 @@ def open_stream(parts: StreamParts, source: StreamSource, told: Callable[[str], 
         opened._loops.append(BackgroundLoop("history-retention", _expirer(history, parts)))
     opened.start()
     return opened
+
+
+def _check_names(spec: FeatureSpec, source: StreamSource, mapping: StreamMapping, directory: Path) -> None:
+    try:
+        check_feature_names(spec, source.features, mapping)
+    except SpecError as error:
+        with Journal(directory / "journal") as journal:
+            if not journal.last_sequence:
+                raise
+        # It was opened before this was refused, and its spec cannot be changed any more.
+        LOGGER.warning("the feature spec, %s; this feature is missing from the history", error)
 
 
 def _settle(feed: HistoryFeed, alerts: AlertFeed | None, history: HistoryStore, sequence: int) -> None:
