@@ -33,6 +33,7 @@ from member_node.storage.lists import ListStore
 from member_node.storage.outcomes import OutcomeStore, StreamStore
 from member_node.storage.registry import ModelRegistry
 from member_node.storage.rulebook import RulebookStore
+from member_node.storage.staff import StaffStore
 from member_node.stream_status import StreamWatch
 from member_node.streams.sources.deliveries import Answer, Delivery
 from member_node.streams.sources.rows import RowForm
@@ -116,8 +117,13 @@ def attach_stream(
     metrics = NodeMetrics(node.clock)
     rules = RulebookStore(node.database)
     lists = ListBook(ListStore(node.database), clock_us)
+    staff = StaffStore(node.database)
     models = ModelBook(
-        ModelRegistry(node.database), node.directory / "models", clock_us, threads=scoring.model_threads
+        ModelRegistry(node.database),
+        node.directory / "models",
+        clock_us,
+        threads=scoring.model_threads,
+        added_by=staff.added_by,
     )
     node.on_close(models.close)
     store = CaseStore(node.database)
@@ -138,7 +144,7 @@ def attach_stream(
             settings=scoring,
             clock=node.clock,
             shards=node.settings.shards,
-            rulebook=lambda columns: Rulebook(rules, columns, lambda: node.clock() * 1000),
+            rulebook=lambda columns: Rulebook(rules, columns, lambda: node.clock() * 1000, staff.added_by),
             lists=lists,
             models=models,
             cases=store,

@@ -141,7 +141,7 @@ class ScoringCore:
         deployment = force.deployment
         bucket = rollout_buckets(batch)
         judged = deployment.evaluate(columns, rows, live.limits, bucket, exempt)
-        stands, alarms = self._brake.apply(deployment, judged, batch.time_us)
+        stands, alarms = self._brake.apply(deployment, judged, batch.time_us, _customers(batch))
         forced, which = force.lists.effects(hits, rows)
         words = _forced(stands.live, forced, which)
         return ScoredRows(
@@ -189,7 +189,9 @@ class ScoringCore:
             nothing,
             nothing,
         )
-        self._brake.apply(deployment, DeploymentJudgement(judgement, version, {}), advanced.batch.time_us)
+        batch = advanced.batch
+        again = DeploymentJudgement(judgement, version, {})
+        self._brake.apply(deployment, again, batch.time_us, _customers(batch))
 
     def state(self) -> dict[str, NDArray[Any]]:
         """Copies of all state as plain arrays; :meth:`restore` goes on from them to the bit."""
@@ -292,6 +294,14 @@ class ScoringCore:
         verdict, decider = words.verdict.copy(), words.decider.copy()
         verdict[differing], decider[differing] = found.verdict, found.decider
         return Words(verdict, decider)
+
+
+def _customers(batch: TransactionBatch) -> NDArray[np.uint64] | None:
+    """Whose declines the brake counts together: the customer's, or where a stream has none the account's or card's."""
+    for name in ("customer", "account", "card"):
+        if name in batch.entities:
+            return batch.entities[name]
+    return None
 
 
 def _forced(judgement: Judgement, forced: NDArray[np.int8], which: NDArray[np.int16]) -> Words:

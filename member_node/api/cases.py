@@ -9,6 +9,7 @@ from fastapi import APIRouter, Query, Request
 from pydantic import BaseModel, ConfigDict, Field
 
 from governance.messages.problems import RequestError
+from member_node.api.operator import staff_of
 from member_node.service.cases import MAX_NOTE, CaseError, CaseService, Clearance
 from member_node.service.history_files import HistoryError
 from member_node.service.stream_parts import StreamError
@@ -84,12 +85,12 @@ def cases_router(cases: CaseService, party: str) -> APIRouter:
     @router.post("/{case_id}/assign")
     def assign(case_id: int, body: AssignBody, request: Request) -> dict[str, Any]:
         """Give the case to somebody."""
-        return _said(party, lambda: cases.assign(case_id, body.assignee, staff_name(request)))
+        return _said(party, lambda: cases.assign(case_id, body.assignee, staff_of(request).name))
 
     @router.post("/{case_id}/note")
     def note(case_id: int, body: NoteBody, request: Request) -> dict[str, Any]:
         """Add a note."""
-        return _said(party, lambda: cases.note(case_id, body.text, staff_name(request)))
+        return _said(party, lambda: cases.note(case_id, body.text, staff_of(request).name))
 
     @router.post("/{case_id}/decide")
     def decide(case_id: int, body: DecisionBody, request: Request) -> dict[str, Any]:
@@ -104,7 +105,7 @@ def cases_router(cases: CaseService, party: str) -> APIRouter:
             lambda: cases.decide(
                 case_id,
                 body.decision,
-                staff_name(request),
+                staff_of(request).name,
                 text=body.text,
                 known_at_ms=body.known_at_ms,
                 clearance=clearance,
@@ -112,12 +113,6 @@ def cases_router(cases: CaseService, party: str) -> APIRouter:
         )
 
     return router
-
-
-def staff_name(request: Request) -> str:
-    """The member of staff whose token opened the door; the operator where the operator's own token did."""
-    staff = getattr(request.state, "staff", None)
-    return "operator" if staff is None else str(staff.name)
 
 
 def _said(party: str, verb: Callable[[], dict[str, Any]]) -> dict[str, Any]:

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from member_node.background import BackgroundLoop
 from member_node.service.alerts import AlertFeed, AlertPolicy
 from member_node.service.counts import ConsortiumCounts, PublicDirectory
+from member_node.service.feature_names import check_feature_names
 from member_node.service.history import HistoryError, HistoryStore
 from member_node.service.history_feed import HistoryFeed
 from member_node.service.in_force import FileRules, ForceSource, no_lists, no_models, timed_models
@@ -24,7 +25,14 @@ from member_node.service.rulebook import Rulebook
 from member_node.service.scoring import Restored, ScoredBatch, ScoringService
 from member_node.service.stream_parts import StreamError, StreamParts, StreamSource
 from member_node.service.surroundings import Surveyor
-from member_node.service.warming import compiling, read_numbers, warm, warm_judging, warm_reading
+from member_node.service.warming import (
+    compiling,
+    read_numbers,
+    warm,
+    warm_devices,
+    warm_judging,
+    warm_reading,
+)
 from member_node.storage.cases import BRAKE
 from member_node.streams.events import DEVICE_COMPONENTS, EventBatch, event_schema
 from member_node.streams.journal import Journal
@@ -34,7 +42,7 @@ from scoring.brake import BrakeAlarm
 from scoring.devices.linker import NUMBERS as DEVICE_NUMBERS
 from scoring.devices.linker import DeviceLinker
 from scoring.engine import ScoringCore
-from scoring.features.spec import FieldFeature, parse_spec
+from scoring.features.spec import FeatureSpec, FieldFeature, SpecError, parse_spec
 from scoring.models.words import feature_words
 from scoring.rules.columns import ColumnSchema
 
@@ -147,6 +155,7 @@ def open_stream(parts: StreamParts, source: StreamSource, told: Callable[[str], 
     if directory is not None:
         counts = ConsortiumCounts(mapping.directory_dataset, directory, mapping, parts.stream)
     spec = parse_spec(source.features)
+    _check_names(spec, source, mapping, parts.directory)
     features = [each.name for each in spec.features if not isinstance(each, FieldFeature)]
     linked = DEVICE_COMPONENTS in file.events.schema.names
     names = counts.names() if counts is not None else []
@@ -199,7 +208,9 @@ def open_stream(parts: StreamParts, source: StreamSource, told: Callable[[str], 
         )
         with compiling(lambda kernel: told(f"compiling {kernel}")):
             if parts.shards == 1:
-                warm(parts.engine(spec), spec)
+                warm(parts.engine(spec), spec, linked=linked)
+            if linked:
+                warm_devices()
             warm_judging(force().deployment)
             warm_reading(file.events.schema)
             told("restoring")
@@ -237,6 +248,17 @@ def open_stream(parts: StreamParts, source: StreamSource, told: Callable[[str], 
         opened._loops.append(BackgroundLoop("history-retention", _expirer(history, parts)))
     opened.start()
     return opened
+
+
+def _check_names(spec: FeatureSpec, source: StreamSource, mapping: StreamMapping, directory: Path) -> None:
+    try:
+        check_feature_names(spec, source.features, mapping)
+    except SpecError as error:
+        with Journal(directory / "journal") as journal:
+            if not journal.last_sequence:
+                raise
+        # It was opened before this was refused, and its spec cannot be changed any more.
+        LOGGER.warning("the feature spec, %s; this feature is missing from the history", error)
 
 
 def _settle(feed: HistoryFeed, alerts: AlertFeed | None, history: HistoryStore, sequence: int) -> None:
@@ -337,7 +359,8 @@ def _replayed(parts: StreamParts, source: StreamSource, mapping: StreamMapping) 
     # The reader of files needs Polars, which no live stream waits for.
     from member_node.streams.files import read_events, write_rejects
 
-    read = read_events(Path(source.events), mapping)
+    # What is refused for its time is the file's end: as the clock goes on, rows are added behind those that were read.
+    read = read_events(Path(source.events), mapping, latest_us=parts.latest_us())
     rejects = None
     if read.rejects:
         rejects = parts.directory / "rejects.csv"

@@ -195,7 +195,7 @@ class StreamService:
             from member_node.streams.files import read_rows
 
             opened = self._require()
-            read = read_rows(rows, _typed(opened.mapping, opened.schema))
+            read = read_rows(rows, _typed(opened.mapping, opened.schema), self._parts.latest_us())
             if not read.events.num_rows:
                 return [], read.rejects
             events = read.events.select(opened.schema.names).cast(opened.schema)

@@ -135,3 +135,8 @@ class StreamParts:
     on_stage: Callable[[str, float], None] = lambda stage, seconds: None
     on_opened: Callable[[], None] = lambda: None
     device_key: bytes = DEFAULT_KEY
+
+    def latest_us(self) -> int | None:
+        """The latest time that an event may be dated at now, UTC microseconds; None: any."""
+        ahead = self.settings.max_future_us
+        return self.clock() * 1_000_000 + ahead if ahead else None

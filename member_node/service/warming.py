@@ -16,6 +16,7 @@ from member_node.streams.events import is_number_name
 from member_node.streams.sources.json_rows import JsonRows
 from member_node.streams.sources.rows import RowForm
 from scoring.brake import Brake
+from scoring.devices.linker import KEEP_US, DeviceLinker
 from scoring.engine import Engine
 from scoring.features.spec import FeatureSpec, FieldFeature
 from scoring.features.windows import FRAUD
@@ -60,8 +61,11 @@ def compiling(told: Callable[[str], None]) -> Iterator[_Teller]:
         numba.core.event.unregister(_COMPILE, teller)  # type: ignore[no-untyped-call]
 
 
-def warm(engine: Engine, spec: FeatureSpec) -> None:
-    """Have every kernel of a spec ready, by two transactions of nobody; ``engine`` is of no use afterwards."""
+def warm(engine: Engine, spec: FeatureSpec, *, linked: bool = False) -> None:
+    """Have every kernel of a spec ready, by two transactions of nobody; ``engine`` is of no use afterwards.
+
+    ``linked``: events may carry device components, for which the engine is asked beforehand.
+    """
     ones = np.ones(_ROWS, np.uint64)
     times = np.array([1_000_000, 2_000_000], np.int64)
     entities = {name: ones.copy() for each in spec.entities for name in each.split("+")}
@@ -73,7 +77,16 @@ def warm(engine: Engine, spec: FeatureSpec) -> None:
         entities=entities,
         numbers={name: np.ones(_ROWS) for name in read_numbers(spec)},
     )
+    if linked:
+        engine.foresee(batch)
     engine.update(batch, OutcomeBatch(np.zeros(1, np.int64), np.ones(1, np.bool_), times[:1]))
+
+
+def warm_devices() -> None:
+    """Have the kernels of devices ready: nobody's device, forgotten by the time the next one comes."""
+    bundles = [{"os": "none", "model": "none", "installId": text} for text in ("nobody", "nothing")]
+    times = np.array([1_000_000, 2_000_000 + KEEP_US], np.int64)
+    DeviceLinker().observe(bundles, np.ones(2, np.uint64), times)
 
 
 def warm_judging(deployment: Deployment) -> None:

@@ -52,6 +52,10 @@ class ColumnSchema(Mapping[str, Column]):
     def __len__(self) -> int:
         return len(self._columns)
 
+    def with_gone(self, then: Iterable[Column]) -> ColumnSchema:
+        """These columns, and those of ``then`` that are no longer among them."""
+        return ColumnSchema([*self.values(), *(each for each in then if each.name not in self)])
+
 
 @dataclass(frozen=True)
 class TextColumn:

@@ -1,5 +1,6 @@
 """The history: every row once, by day, through crashes at every step; found by id; asked by SQL that cannot harm."""
 
+import datetime as dt
 import os
 import resource
 import signal
@@ -345,6 +346,23 @@ def test_statistics_count_files_and_what_waits(filled):
     assert answer.to_pylist() == [
         {"n": rows.filter((pl.col("verdict") == "block") & (pl.col("amount") > 50)).height}
     ]
+
+
+def test_statistics_count_the_last_judgement_of_a_corrected_event(tmp_path):
+    store = HistoryStore(tmp_path)
+    for sequence, (day, event_id, corrected) in enumerate(
+        [(5, 7, False), (5, 8, False), (3, 7, True), (6, 7, True), (4, 8, True)], start=1
+    ):
+        table = frame(sequence, rows=1, day=day, journal_frame=[sequence], corrected=[corrected])
+        table = table.set_column(0, "event_id", pa.array([event_id]))
+        store.write(sequence, table)
+        if sequence == 3:
+            store.flush()
+    days = [(row["day"], row["events"]) for row in verdicts_by_day(store).to_pylist()]
+    first = dt.date(1970, 1, 1)
+    assert [((day - first).days - START, events) for day, events in days] == [(4, 1), (6, 1)]
+    assert verdicts_by_day(store, START + 5, START + 5).num_rows == 0
+    assert verdicts_by_day(store, START + 6, START + 6).num_rows == 1
 
 
 def test_batches_come_in_order_within_their_range(filled):
