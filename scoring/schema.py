@@ -21,6 +21,7 @@ MAX_TIME_US = 7_258_118_400_000_000  # 2200-01-01: later times are typing errors
 MAX_TEXT_LENGTH = 256
 MISSING = np.uint64(0)
 _MISSING_INT = int(np.iinfo(np.int64).min)
+_INT64 = np.dtype(np.int64)
 
 ENTITIES = (
     "customer",
@@ -260,6 +261,10 @@ def entity_keys(values: Any, *, column: str = "entity", hash_key: bytes = DEFAUL
     default key is public; a bank whose counterparties choose their own identifiers passes a secret one.
     An integer and its decimal text are different values: one column has one type. Raises SchemaError.
     """
+    if type(values) is np.ndarray and values.dtype == _INT64 and values.ndim == 1:
+        return _integer_keys(
+            values.copy()
+        )  # most often; a loop is compiled for contiguous, writable arrays only
     array = _one_column(column, values)
     if array.dtype.kind == "u" and array.dtype.itemsize == 8:
         return np.ascontiguousarray(array + np.uint64(1))

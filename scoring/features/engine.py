@@ -25,9 +25,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from scoring.features.admission import Admission, Disposition
-from scoring.features.columns import category_column, entity_column, number_column
+from scoring.features.columns import entity_column
 from scoring.features.derived import Derivations
+from scoring.features.frame import Frame
 from scoring.features.immediate import Immediate
+from scoring.features.index import owners
 from scoring.features.panes import EntityPanes
 from scoring.features.pending import NOTHING_PENDING, Part, PendingOutcomes
 from scoring.features.spec import FeatureSpec, WindowFeature, checked
@@ -88,9 +90,7 @@ class EngineSize:
 
 def shard_of(keys: NDArray[np.uint64], shards: int) -> NDArray[np.int64]:
     """The shard 0..shards-1 that owns each entity, int64 [n]; a missing entity (0) belongs to shard 0."""
-    mixed = (keys ^ (keys >> np.uint64(33))) * np.uint64(0xFF51AFD7ED558CCD)
-    owner = ((mixed ^ (mixed >> np.uint64(29))) >> np.uint64(3)) % np.uint64(shards)
-    return np.where(keys == 0, 0, owner.astype(np.int64))
+    return owners(keys, shards)
 
 
 def join_shards(matrices: list[FeatureMatrix], spec: FeatureSpec, batch: TransactionBatch) -> FeatureMatrix:
@@ -140,14 +140,18 @@ class FeatureEngine:
         self._names = spec.names
         self._immediate = Immediate(self.spec, self._bits)
         self._derivations = Derivations(spec)
-        tables = self._tables.values()
-        # What tables read of a batch, each once.
-        self._numbers = tuple(
-            dict.fromkeys(name for table in tables for name in table.value_columns if name != FRAUD)
+        tables = tuple(self._tables.values())
+        self._frame = Frame(
+            [name for table in tables for name in table.value_columns if name != FRAUD]
+            + self._immediate.numbers,
+            [name for table in tables for name in (table.entity, *table.told_entities)]
+            + self._immediate.categories,
+            len(self._names),
+            shard=shard,
+            shards=shards,
         )
-        self._categories = tuple(
-            dict.fromkeys(name for table in tables for name in (table.entity, *table.told_entities))
-        )
+        for part in (self._immediate, *tables):
+            part.bind(self._frame)
         self._owed = 0  # entities to be looked at for something to free
         outcomes = max(
             (table.retention_us for table in self._tables.values() if table.has_outcomes), default=0
@@ -176,41 +180,24 @@ class FeatureEngine:
         ``filters``: a boolean column [n] for every filter name that the spec uses and does not define.
         Raises SchemaError when a column the spec needs is missing; then nothing has changed.
         """
-        values = np.full((len(batch), len(self._names)), np.nan)
-        flags = self._immediate.fill(batch, filters or {}, values)
-        numbers = {name: number_column(batch, name) for name in self._numbers}
-        refusal = validate(batch)
-        valid = refusal == 0
+        frame = self._frame
+        frame.read(batch)
+        self._immediate.fill(batch, filters or {}, frame)
         if outcomes is not None and len(outcomes):
             self._pending.add(entity_keys(outcomes.event_id, column="event_id"), outcomes)
-        times = batch.time_us
-        due = self._due(times, valid)
-        correction = batch.correction if batch.correction is not None else np.zeros(len(batch), np.bool_)
-        ids = entity_keys(batch.event_id, column="event_id")
-        admitted = self._admission.admit(ids, times, valid, correction, *due)
-        if admitted.consumed:
-            self._pending.drop(admitted.consumed)
-        keys = {name: category_column(batch, name) for name in self._categories}
+        due = self._due(batch.time_us, frame.refusal) if len(self._pending) else NOTHING_PENDING
+        consumed = self._admission.admit(frame, due)
+        if consumed:
+            self._pending.drop(consumed)
         for table in self._tables.values():
-            own = keys[table.entity]
-            table.advance(
-                own,
-                None if self._shards == 1 else shard_of(own, self._shards) == self._shard,
-                times,
-                numbers,
-                keys,
-                flags,
-                admitted,
-                self._admission.bound,
-                values,
-            )
+            table.advance(frame)
         self._owed += 2 * len(batch)
         if self._owed >= _SWEEP_LEAST:
             self._tidy(self._owed + _SWEEP_FLOOR)
             self._owed = 0
-        matrix = FeatureMatrix(self._names, values, admitted.disposition, refusal)
+        matrix = FeatureMatrix(self._names, frame.values, frame.disposition, frame.refusal)
         if self._shards == 1:  # one of several lacks what others own: join_shards does it
-            self._derivations.fill(batch, values, matrix.applied)
+            self._derivations.fill(batch, matrix.values, matrix.applied)
         return matrix
 
     def foresee(self, batch: TransactionBatch) -> NDArray[np.uint8]:
@@ -300,9 +287,8 @@ class FeatureEngine:
                 tables[entity] = EntityWindows(features, places, self._bits, lateness_us)
         return tables
 
-    def _due(self, time_us: NDArray[np.int64], valid: NDArray[np.bool_]) -> Part:
+    def _due(self, time_us: NDArray[np.int64], refusal: NDArray[np.uint8]) -> Part:
         """The outcomes that may become visible within a batch."""
-        if not len(self._pending):
-            return NOTHING_PENDING
+        valid = refusal == 0
         reach = int(time_us[valid].max()) if valid.any() else None
         return self._pending.due(self.watermark_us, reach)

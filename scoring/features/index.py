@@ -13,12 +13,16 @@ import numba
 import numpy as np
 from numpy.typing import NDArray
 
+from scoring.features.address import ints, longs, octets
+from scoring.features.address import keys as keys_there
 from scoring.features.pool import Pool
 from scoring.features.prefetch import prefetch
 
 _GROWTH = 1 << 15
 _AHEAD = 8  # keys looked ahead: a chain's head has come from memory when its slot is asked for
 _BUMP, _FREE, _COUNT, _BUCKETS = 0, 1, 2, 3
+_HEADS, _KEYS, _NEXT, _META, _HEAD_ROOM, _KEY_ROOM = range(6)  # addresses, and lengths, of the arrays
+_FOREIGN = -2
 
 _Function = TypeVar("_Function", bound=Callable[..., Any])
 
@@ -47,6 +51,9 @@ class KeyIndex:
         self._keys = Pool((), np.uint64)
         self._next = Pool((), np.int32, fill=-1)
         self._meta = np.array([0, -1, 0, 64], np.int64)
+        self._table = np.zeros(6, np.int64)
+        self._at = int(self._table.ctypes.data)
+        self._point()
 
     def __len__(self) -> int:
         return int(self._meta[_COUNT])
@@ -62,10 +69,21 @@ class KeyIndex:
 
     def resolve(self, keys: NDArray[np.uint64]) -> NDArray[np.int32]:
         """Slots int32 [n], created where the key is new; -1 for key 0."""
-        self._keys.grow(int(self._meta[_BUMP]) + len(keys))
-        self._next.grow(int(self._meta[_BUMP]) + len(keys))
-        self._heads.grow(int(self._meta[_BUCKETS]) + len(keys))
+        self._reserve(len(keys))
         return _resolve(self._heads.array, self._keys.array, self._next.array, self._meta, keys)
+
+    def fill(
+        self, keys_at: int, slots_at: int, rows: int, *, skip_at: int = 0, shard: int = 0, shards: int = 1
+    ) -> int:
+        """Write the slots int32 of ``rows`` keys at one address to another, as :meth:`resolve`; the new bound.
+
+        -1 also where the octet at ``skip_at`` is not 0; -2 for keys that belong to another of ``shards``.
+        """
+        bound = _fill(self._at, keys_at, slots_at, rows, skip_at, shard, shards)
+        if bound < 0:
+            self._reserve(rows)
+            bound = _fill(self._at, keys_at, slots_at, rows, skip_at, shard, shards)
+        return bound
 
     def find(self, keys: NDArray[np.uint64]) -> NDArray[np.int32]:
         """Slots int32 [n]; -1 where the key is unknown."""
@@ -90,6 +108,23 @@ class KeyIndex:
         self._keys = Pool.of(state["keys"])
         self._next = Pool.of(state["next"], fill=-1)
         self._meta = state["meta"].copy()
+        self._point()
+
+    def _reserve(self, count: int) -> None:
+        """Make room for so many new keys."""
+        self._keys.grow(int(self._meta[_BUMP]) + count)
+        self._next.grow(int(self._meta[_BUMP]) + count)
+        self._heads.grow(int(self._meta[_BUCKETS]) + count)
+        self._point()
+
+    def _point(self) -> None:
+        self._table[:_HEAD_ROOM] = (
+            self._heads.address,
+            self._keys.address,
+            self._next.address,
+            self._meta.ctypes.data,
+        )
+        self._table[_HEAD_ROOM:] = len(self._heads), min(len(self._keys), len(self._next))
 
 
 @_compiled
@@ -180,6 +215,34 @@ def _split(
 
 
 @_compiled
+def _slot_of(
+    heads: NDArray[np.int32],
+    keys: NDArray[np.uint64],
+    chain: NDArray[np.int32],
+    meta: NDArray[np.int64],
+    key: np.uint64,
+    mixed: np.uint64,
+) -> int:
+    """The slot of a key, created when it is new."""
+    slot = _look(heads, keys, chain, meta[_BUCKETS], key, mixed)
+    if slot < 0:
+        slot = meta[_FREE]
+        if slot >= 0:
+            meta[_FREE] = chain[slot]
+        else:
+            slot = meta[_BUMP]
+            meta[_BUMP] += 1
+        meta[_COUNT] += 1
+        keys[slot] = key
+        place = _bucket(mixed, meta[_BUCKETS])
+        chain[slot] = heads[place]
+        heads[place] = slot
+        if meta[_COUNT] > meta[_BUCKETS]:
+            _split(heads, keys, chain, meta)
+    return int(slot)
+
+
+@_compiled
 def _resolve(
     heads: NDArray[np.int32],
     keys: NDArray[np.uint64],
@@ -191,27 +254,53 @@ def _resolve(
     mixed = _mix_all(wanted)
     for i in range(len(wanted)):
         _fetch(heads, keys, chain, meta[_BUCKETS], mixed, i)
-        key = wanted[i]
-        if key == 0:
-            slots[i] = -1
-            continue
-        slot = _look(heads, keys, chain, meta[_BUCKETS], key, mixed[i])
-        if slot < 0:
-            slot = meta[_FREE]
-            if slot >= 0:
-                meta[_FREE] = chain[slot]
-            else:
-                slot = meta[_BUMP]
-                meta[_BUMP] += 1
-            meta[_COUNT] += 1
-            keys[slot] = key
-            place = _bucket(mixed[i], meta[_BUCKETS])
-            chain[slot] = heads[place]
-            heads[place] = slot
-            if meta[_COUNT] > meta[_BUCKETS]:
-                _split(heads, keys, chain, meta)
-        slots[i] = slot
+        slots[i] = -1 if wanted[i] == 0 else _slot_of(heads, keys, chain, meta, wanted[i], mixed[i])
     return slots
+
+
+@_compiled
+def _fill(at: int, keys_at: int, slots_at: int, rows: int, skip_at: int, shard: int, shards: int) -> int:
+    """See ``KeyIndex.fill``; -1 when there is not enough room, and then nothing has changed."""
+    table = longs(at)
+    heads = ints(table[_HEADS])
+    keys = keys_there(table[_KEYS])
+    chain = ints(table[_NEXT])
+    meta = longs(table[_META])
+    if meta[_BUMP] + rows > table[_KEY_ROOM] or meta[_BUCKETS] + rows > table[_HEAD_ROOM]:
+        return -1
+    wanted = keys_there(keys_at)
+    slots = ints(slots_at)
+    skip = octets(skip_at)
+    mixed = np.empty(rows, np.uint64)
+    for i in range(rows):
+        mixed[i] = _mixed(wanted[i])
+    for i in range(rows):
+        _fetch(heads, keys, chain, meta[_BUCKETS], mixed, i)
+        key = wanted[i]
+        if shards > 1 and _owner(key, shards) != shard:
+            slots[i] = _FOREIGN
+        elif key == 0 or (skip_at != 0 and skip[i] != 0):
+            slots[i] = -1
+        else:
+            slots[i] = _slot_of(heads, keys, chain, meta, key, mixed[i])
+    return int(meta[_BUMP])
+
+
+@_compiled
+def _owner(key: np.uint64, shards: int) -> int:
+    if key == 0:
+        return 0
+    mixed = (key ^ (key >> np.uint64(33))) * np.uint64(0xFF51AFD7ED558CCD)
+    return int(((mixed ^ (mixed >> np.uint64(29))) >> np.uint64(3)) % np.uint64(shards))
+
+
+@_compiled
+def owners(keys: NDArray[np.uint64], shards: int) -> NDArray[np.int64]:
+    """The shard 0..shards-1 that owns each key, int64 [n]; 0 belongs to shard 0."""
+    owner = np.empty(len(keys), np.int64)
+    for i in range(len(keys)):
+        owner[i] = _owner(keys[i], shards)
+    return owner
 
 
 @_compiled

@@ -79,7 +79,7 @@ from scoring.features.prefetch import prefetch
     FEATURE_EMPTY,
     FEATURE_MOMENT,
 ) = range(20, 43)
-# ... the batch (see admission.Admitted) ...
+# ... the batch (see ``scoring.features.frame``; values and keys by row) ...
 (
     BATCH_ENTITY,
     BATCH_TIME,
@@ -95,12 +95,13 @@ from scoring.features.prefetch import prefetch
     CHANGE_ROW,
     CHANGE_RECORD,
     CHANGE_TIME,
+    CHANGE_SEQUENCE,
     CHANGE_FRAUD,
     OUT,
-) = range(43, 59)
+) = range(43, 60)
 # ... and room to work in.
-STATE, TEMPORARY, SEEN_KEY, SEEN_MARK, COUNTS, MERGED, ESTIMATES, ESTIMATE_AT, SCALARS = range(59, 68)
-TABLE = 68
+STATE, TEMPORARY, SEEN_KEY, SEEN_MARK, COUNTS, MERGED, ESTIMATES, ESTIMATE_AT, SCALARS = range(60, 69)
+TABLE = 69
 
 # META: tops of the pools, heads of the lists of free places, of parts to be taken apart, and where the sweep stands
 FEW_TOP, EVENT_TOP, ROW_TOP, CHUNK_TOP, SKETCH_TOP = range(5)
@@ -1360,6 +1361,8 @@ def advance(at: int, begin: int, change: int) -> tuple[int, int, int]:
         if scalars[WAITING] + scalars[DISTINCTS] > ESTIMATE_ROOM:
             return i, change, ESTIMATE
         _look_ahead(at, i)
+        if entity >= 0 and ints(_entity_at(at, entity))[START] == -2:
+            ints(_entity_at(at, entity))[START] = -1  # a swept slot has a new owner
         applied = _u1(at, BATCH_DISPOSITION)[i] <= 1
         if applied and entity >= 0 and tellings and not _convert(at, entity):
             return i, change, MORE_ROOM
