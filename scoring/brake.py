@@ -86,7 +86,9 @@ class Brake:
             return judged, []
         live = judged.live
         # Only rows with a verdict are written to.
-        effective = live.effective.T.copy() if live.verdict.any() else live.effective.T
+        effective = live.effective.T
+        if np.count_nonzero(live.verdict):
+            effective = effective.copy()
         muted = np.zeros(len(time_us), np.bool_)
         alarms: list[BrakeAlarm] = []
         first = 0
@@ -97,7 +99,7 @@ class Brake:
             alarms += lane.count(time_us, judged.version, live.verdict, own, muted)
         for alarm in alarms:
             self._tripped[alarm.key] = alarm.release
-        if not muted.any():
+        if not np.count_nonzero(muted):
             return judged, alarms
         verdict, rule = live.verdict.copy(), live.rule.copy()
         rows = np.flatnonzero(muted)
@@ -232,7 +234,7 @@ class _Lane:
             self.ruleset.brake.min_events, self._shares, self._newest, self._events, self._declines, self._before,
             self._seen, self._total, self._earlier, self.braked, muted, trips,
         )  # fmt: skip
-        if not muted.any():
+        if not np.count_nonzero(muted):
             return []
         alarms = []
         for index in np.flatnonzero(trips[:, 0] >= 0):
