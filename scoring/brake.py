@@ -111,7 +111,7 @@ class Brake:
             alarms += lane.count(time_us, whose, judged.version, live.verdict, own, muted, spoke)
         for alarm in alarms:
             self._tripped[alarm.key] = alarm.release
-        if not muted.any():
+        if not np.count_nonzero(muted):
             return judged, alarms
         verdict, rule = live.verdict.copy(), live.rule.copy()
         rows = np.flatnonzero(muted)
@@ -269,7 +269,7 @@ class _Lane:
             self.ruleset.brake.min_events, self._shares, self._newest, self._events, self._declines, self._before,
             self._seen, self._total, self._earlier, self._customers.array, self.braked, muted, trips,
         )  # fmt: skip
-        if not muted.any():
+        if not np.count_nonzero(muted):
             return []
         alarms = []
         for index in np.flatnonzero(trips[:, 0] >= 0):

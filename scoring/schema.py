@@ -21,7 +21,8 @@ MAX_TIME_US = 7_258_118_400_000_000  # 2200-01-01: later times are typing errors
 MAX_TEXT_LENGTH = 256
 MISSING = np.uint64(0)
 _MISSING_INT = int(np.iinfo(np.int64).min)
-_INT64 = np.dtype(np.int64)
+_INT64, _UINT64, _UINT8 = np.dtype(np.int64), np.dtype(np.uint64), np.dtype(np.uint8)
+_FLOAT64, _BOOL, _OBJECT = np.dtype(np.float64), np.dtype(np.bool_), np.dtype(object)
 
 ENTITIES = (
     "customer",
@@ -142,22 +143,22 @@ class TransactionBatch:
 
     def __post_init__(self) -> None:
         n = len(self.time_us)
-        _check("time_us", self.time_us, n, np.dtype(np.int64))
-        _check("channel", self.channel, n, np.dtype(np.uint8))
-        _check("amount", self.amount, n, np.dtype(np.float64))
+        _check("time_us", self.time_us, n, _INT64)
+        _check("channel", self.channel, n, _UINT8)
+        _check("amount", self.amount, n, _FLOAT64)
         _check("event_id", self.event_id, n, None)
         if self.event_id.dtype != np.int64 and self.event_id.dtype != object:
             raise SchemaError("event_id", f"holds {self.event_id.dtype}, not int64 or object")
         for name, keys in self.entities.items():
             if name not in ENTITIES:
                 raise SchemaError(name, f"is no entity; entities are {', '.join(ENTITIES)}")
-            _check(name, keys, n, np.dtype(np.uint64))
+            _check(name, keys, n, _UINT64)
         for name, texts in self.texts.items():
-            _check(name, texts, n, np.dtype(object))
+            _check(name, texts, n, _OBJECT)
         for name, numbers in self.numbers.items():
-            _check(name, numbers, n, np.dtype(np.float64))
+            _check(name, numbers, n, _FLOAT64)
         if self.correction is not None:
-            _check("correction", self.correction, n, np.dtype(np.bool_))
+            _check("correction", self.correction, n, _BOOL)
 
     def __len__(self) -> int:
         return len(self.time_us)
@@ -186,8 +187,8 @@ class OutcomeBatch:
 
     def __post_init__(self) -> None:
         n = len(self.known_at_us)
-        _check("known_at_us", self.known_at_us, n, np.dtype(np.int64))
-        _check("fraud", self.fraud, n, np.dtype(np.bool_))
+        _check("known_at_us", self.known_at_us, n, _INT64)
+        _check("fraud", self.fraud, n, _BOOL)
         _check("event_id", self.event_id, n, None)
 
     def __len__(self) -> int:
@@ -308,6 +309,8 @@ def validate(batch: TransactionBatch) -> NDArray[np.uint8]:
 
 
 def _check(column: str, array: NDArray[Any], rows: int, dtype: np.dtype[Any] | None) -> None:
+    if type(array) is np.ndarray and array.shape == (rows,) and (dtype is None or array.dtype is dtype):
+        return
     if not isinstance(array, np.ndarray) or array.ndim != 1:
         raise SchemaError(column, "is not a one-dimensional array")
     if dtype is not None and array.dtype != dtype:
