@@ -119,5 +119,7 @@ def dataset(store: HistoryStore, first_day: int | None = None, last_day: int | N
     parts += [ds.dataset(table) for table in waiting]
     if not parts:
         return None
-    schema = pa.unify_schemas([part.schema for part in parts], promote_options="permissive")
+    unified = pa.unify_schemas([part.schema for part in parts], promote_options="permissive")
+    # Null where a part lacks a column, also one that is never null where it is kept.
+    schema = pa.schema([field.with_nullable(True) for field in unified])
     return ds.dataset([part.replace_schema(schema) for part in parts])
