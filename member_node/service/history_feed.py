@@ -169,7 +169,7 @@ class HistoryFeed:
                     lambda: self._rows >= TABLE_ROWS or self._wanted or self._closing, LINGER_SECONDS
                 )
                 due = len(self._queue)
-            while due:
+            while due > 0:
                 frames = self._next()
                 if not self._hand_over(frames):
                     if self._closing:
@@ -182,7 +182,7 @@ class HistoryFeed:
                         self._rows -= frame.events.num_rows
                     self._failure = ""
                     self._changed.notify_all()
-                if due and len(frames) > 1:
+                if due > 0 and len(frames) > 1:
                     time.sleep(PAUSE_SECONDS)
 
     def _next(self) -> list[ScoredFrame]:
