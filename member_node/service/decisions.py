@@ -86,51 +86,72 @@ def recalled(rows: pa.RecordBatch, facts: Mapping[str, str]) -> tuple[NDArray[np
 
 
 def history_table(
-    events: EventBatch | pa.Table,
-    decisions: pa.RecordBatch | pa.Table,
-    features: Mapping[str, NDArray[np.float64]],
+    events: EventBatch,
+    decisions: pa.RecordBatch,
+    names: tuple[str, ...],
+    features: NDArray[np.float64],
     frame: NDArray[np.int64],
 ) -> pa.Table:
-    """Events as they came (without fingerprint components), what was decided, and ``features``.
+    """Events as they came (without fingerprint components), what was decided, and ``features`` [f, n] by ``names``.
 
-    ``frame`` int64 [n]: the journal frame of each event, kept where events may be corrected.
+    ``frame`` int64 [n]: the journal frame of each event, kept where events may be corrected. Features are never null
+    (a missing one is NaN), and their columns say so: Parquet then keeps no list of which values are there.
     """
     columns = {name: events.column(name) for name in events.schema.names if name not in NOT_KEPT}
+    fields = [field for field in events.schema if field.name not in NOT_KEPT]
     if CORRECTION in events.schema.names:
         columns[FRAME], columns[CORRECTED] = pa.array(frame), events.column(CORRECTION)
+        fields += [pa.field(FRAME, pa.int64()), pa.field(CORRECTED, pa.bool_())]
     columns |= {name: decisions.column(name) for name in decisions.schema.names}
+    fields += decisions.schema
     for name in (EXEMPT, BRAKED):
         if name not in columns:
             columns[name] = pa.nulls(len(frame), _IDS)
-    columns |= {name: pa.array(values) for name, values in features.items() if name not in columns}
-    return pa.table(columns)
+            fields.append(pa.field(name, _IDS))
+    # One Arrow array over the whole matrix, cut into its rows: an array of each row costs three times as much.
+    values, rows = pa.array(np.ascontiguousarray(features).reshape(-1)), len(frame)
+    for index, field in enumerate(_feature_fields(names)):
+        if field.name not in columns:
+            columns[field.name] = values.slice(index * rows, rows)
+            fields.append(field)
+    return pa.Table.from_arrays(list(columns.values()), schema=pa.schema(fields))
 
 
-def alerts_of(sequence: int, events: EventBatch, decisions: pa.RecordBatch, least: Verdict) -> list[Alert]:
-    """The alerts of a frame: one for each row whose verdict is at least ``least``."""
+@lru_cache(maxsize=16)
+def _feature_fields(names: tuple[str, ...]) -> tuple[pa.Field, ...]:
+    return tuple(pa.field(name, pa.float64(), nullable=False) for name in names)
+
+
+def alerts_of(
+    sequence: NDArray[np.int64], events: EventBatch, decisions: pa.RecordBatch, least: Verdict
+) -> list[Alert]:
+    """The alerts of successive frames: one for each row whose verdict is at least ``least``.
+
+    ``sequence`` int64 [n]: each row's frame, ascending.
+    """
     wanted = pa.array(VERDICT_LABELS[max(int(least), 1) :])
     verdicts = decisions.column("verdict")
     rows = np.flatnonzero(pc.is_in(verdicts, value_set=wanted).to_numpy(zero_copy_only=False))
     if not len(rows):
         return []
     chosen = pa.array(rows)
-    customer = _texts(events, "customer", chosen)
-    score = _column(decisions, "model_score", chosen)
+    frames = sequence[rows]
     found = zip(
-        rows.tolist(),
+        frames.tolist(),
+        (rows - np.searchsorted(sequence, frames)).tolist(),
         _texts(events, "event_id", chosen),
         events.column("time_us").take(chosen).to_pylist(),
         events.column("amount").take(chosen).to_pylist(),
-        customer,
+        _texts(events, "customer", chosen),
         verdicts.take(chosen).to_pylist(),
         _texts(decisions, "rule", chosen),
         _texts(decisions, "reasons", chosen),
-        score,
+        _column(decisions, "model_score", chosen),
         strict=True,
     )
     return [
         Alert(
-            source=f"{sequence}:{row}",
+            source=f"{frame}:{row}",
             kind=VERDICT,
             customer=who,
             event_id=event_id,
@@ -141,7 +162,7 @@ def alerts_of(sequence: int, events: EventBatch, decisions: pa.RecordBatch, leas
             score=value,
             reasons=told,
         )
-        for row, event_id, time_us, amount, who, verdict, rule, told, value in found
+        for frame, row, event_id, time_us, amount, who, verdict, rule, told, value in found
     ]
 
 

@@ -134,8 +134,13 @@ def dataset(store: HistoryStore, first_day: int | None = None, last_day: int | N
     """
     files, waiting = store.held(first_day, last_day)
     parts: list[Any] = [ds.dataset(path, format="parquet") for path in files]
-    parts += [ds.dataset(table) for table in waiting]
+    parts += [ds.dataset(pa.table(table.columns, schema=_nullable(table.schema))) for table in waiting]
     if not parts:
         return None
-    schema = pa.unify_schemas([part.schema for part in parts], promote_options="permissive")
+    schema = _nullable(pa.unify_schemas([part.schema for part in parts], promote_options="permissive"))
     return ds.dataset([part.replace_schema(schema) for part in parts])
+
+
+def _nullable(schema: pa.Schema) -> pa.Schema:
+    """Null where a part lacks a column, also one that is never null where it is kept."""
+    return pa.schema([field.with_nullable(True) for field in schema])

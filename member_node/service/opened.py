@@ -49,6 +49,8 @@ from scoring.rules.columns import ColumnSchema
 LOGGER = logging.getLogger(__name__)
 CHECKPOINT_SECONDS = 5.0
 DRAIN_SECONDS = 600.0
+# How often the history is asked whether small files are to be put together.
+MERGE_SECONDS = 60.0
 # A full disk stops the history, and must not stop the answers to events sent again.
 FIND_SECONDS = 2.0
 DAY_SECONDS = 86_400
@@ -124,6 +126,7 @@ class Opened:
 
     def close(self) -> None:
         """Finish what is under way, save the state unless scoring has halted, and release the journal."""
+        self.history.stop_merging()
         for loop in self._loops:
             loop.stop()
         for loop in self._loops:
@@ -244,6 +247,7 @@ def open_stream(parts: StreamParts, source: StreamSource, told: Callable[[str], 
         restored=restored,
     )
     opened._loops.append(BackgroundLoop("snapshots", _checkpointer(scoring, keeper)))
+    opened._loops.append(BackgroundLoop("history-merging", _merger(history)))
     if parts.settings.history_days:
         opened._loops.append(BackgroundLoop("history-retention", _expirer(history, parts)))
     opened.start()
@@ -286,6 +290,14 @@ def _checkpointer(scoring: ScoringService, keeper: SnapshotKeeper) -> Callable[[
             scoring.checkpoint(take)
             scored += fresh
         return CHECKPOINT_SECONDS
+
+    return step
+
+
+def _merger(history: HistoryStore) -> Callable[[], float]:
+    def step() -> float:
+        history.merge()
+        return MERGE_SECONDS
 
     return step
 

@@ -111,7 +111,7 @@ class Node:
         self.keeper = SnapshotKeeper(
             store,
             lambda: {**self.engine.state(), "cursor": np.array([self.cursor])},
-            before=lambda _: self.history.flush(),
+            before=lambda _: (self.history.flush(), self.history.merge()),
             after=lambda covered: self.journal.retire(min(covered, self.history.flushed_sequence) + 1),
             every_events=450,
         )

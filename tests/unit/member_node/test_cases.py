@@ -187,6 +187,26 @@ def test_a_failing_store_holds_the_cursor_so_that_a_restart_offers_again(databas
     assert CaseStore(database).counts(0, [1])["alerts"] == 8
 
 
+def test_alerts_wait_for_others_and_are_stored_together_unless_somebody_waits_for_them(database, monkeypatch):
+    monkeypatch.setattr("member_node.service.alerts.LINGER_SECONDS", 60.0)
+    monkeypatch.setattr("member_node.service.alerts.CURSOR_SECONDS", 60.0)
+    calls = []
+
+    class Counting(CaseStore):
+        def open_alerts(self, alerts, **kw):
+            calls.append((len(alerts), kw["through"]))
+            return super().open_alerts(alerts, **kw)
+
+    feed = AlertFeed(Counting(database), AlertPolicy(), lambda: 0)
+    for frame in range(1, 31):
+        feed.offer(frame, [alert(frame)] if frame in (7, 9, 20) else [])
+    assert feed.flush(10)
+    assert calls == [(3, 30)]
+    feed.offer(31, [])
+    feed.close()
+    assert calls == [(3, 30), (0, 31)]
+
+
 def test_alarms_are_cases_of_their_own(database):
     store = CaseStore(database)
     feed = AlertFeed(store, AlertPolicy(), lambda: 50)
