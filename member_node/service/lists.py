@@ -239,12 +239,12 @@ class ListBook:
     def check_exempt(self, customer: str, rule: str, until_us: int, *, reason: str, author: str) -> None:
         """Raise ListError if :meth:`exempt` would now."""
         at_us = self._clock_us()
-        _words(reason, author)
-        _entry(EntryDraft(customer, until_us, reason, rule), ListKind.EXEMPTION, reason, author, at_us, at_us)
-        if until_us > self._clock_us() + MAX_CLEARED_US:
+        if until_us > at_us + MAX_CLEARED_US:
             raise ListError(
                 "bad-time", "expires", f"a case clears for {MAX_CLEARED_US // 86_400_000_000} days at most"
             )
+        _words(reason, author)
+        _entry(EntryDraft(customer, until_us, reason, rule), ListKind.EXEMPTION, reason, author, at_us, at_us)
 
     def exempt(self, customer: str, rule: str, until_us: int, *, reason: str, author: str) -> None:
         """Exempt a customer from a rule ("": every rule) until a time, on the list ``cleared_customers``.
