@@ -12,6 +12,7 @@ drift_psi = 0.25               # the stability index above which drift raises an
 model_threads = 1              # threads that score one batch with the model
 alert_verdict = "challenge"    # the mildest verdict that opens an alert
 case_window_hours = 24         # alerts of one customer no further apart than this are one case
+case_exemption_days = 7        # an analyst's decision exempts a customer no longer without an approver (0: never)
 nats_url = ""                  # such as nats://127.0.0.1:4222: also take events from NATS JetStream
 nats_stream = "transactions"
 nats_subject = "transactions.new"
@@ -48,6 +49,7 @@ class ScoringSettings:
     model_threads: int = 1
     alert_verdict: str = "challenge"
     case_window_hours: int = 24
+    case_exemption_days: int = 7
     nats_url: str = ""
     nats_stream: str = "transactions"
     nats_subject: str = "transactions.new"
@@ -91,6 +93,7 @@ _BOUNDS: Mapping[str, tuple[float, float]] = {
     "drift_psi": (0.01, 100.0),
     "model_threads": (1, 64),
     "case_window_hours": (1, 24 * 366),
+    "case_exemption_days": (0, 90),
 }
 
 

@@ -28,6 +28,7 @@ from member_node.service.rulebook import Rulebook
 from member_node.service.scoring import ScoredBatch
 from member_node.service.stream_parts import StreamError, StreamParts
 from member_node.service.training import ScoredHistory
+from member_node.storage.case_exemptions import ExemptionStore
 from member_node.storage.cases import DRIFT, CaseStore
 from member_node.storage.lists import ListStore
 from member_node.storage.outcomes import OutcomeStore, StreamStore
@@ -154,7 +155,15 @@ def attach_stream(
             device_key=node.storage.subkey("device-ids")[:16],
         )
     )
-    cases = CaseService(store, learn=stream.learn, exempter=lists, clock=node.clock)
+    cases = CaseService(
+        store,
+        learn=stream.learn,
+        exempter=lists,
+        clock=node.clock,
+        exemptions=ExemptionStore(node.database),
+        clear_seconds=scoring.case_exemption_days * 86_400,
+        added_by=staff.added_by,
+    )
     node.local_statistic = stream.statistic
     node.on_stop(stream.stop)
     node.on_close(stream.close)

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Literal
 
 from fastapi import APIRouter, Query, Request
 from pydantic import BaseModel, ConfigDict, Field
 
 from governance.messages.problems import RequestError
 from member_node.api.operator import staff_of
-from member_node.service.cases import MAX_NOTE, CaseError, CaseService, Clearance
+from member_node.service.cases import MAX_NOTE, CaseError, CaseNotPermittedError, CaseService, Clearance
 from member_node.service.history_files import HistoryError
+from member_node.service.staff import Role, SamePersonError
 from member_node.service.stream_parts import StreamError
 from member_node.storage.cases import MAX_PAGE, CaseFilter
 from scoring.lists_values import ListError
@@ -39,7 +40,8 @@ class NoteBody(_Body):
 class DecisionBody(_Body):
     """``decision``: fraud, genuine or unclear. ``known_at_ms``: business time, for replays of the past (default: now).
 
-    ``exempt_until_us`` (with genuine): the customer is exempt from ``exempt_rule`` (empty: every rule) until then.
+    ``exempt_until_us`` (with genuine): the customer is exempt from ``exempt_rule`` (empty: every rule) until then; an
+    analyst's that lasts long is proposed only.
     """
 
     decision: str = Field(max_length=16)
@@ -47,6 +49,13 @@ class DecisionBody(_Body):
     known_at_ms: int | None = Field(default=None, ge=0)
     exempt_rule: str = Field(default="", max_length=MAX_NAME)
     exempt_until_us: int | None = Field(default=None, ge=0)
+
+
+class ExemptionBody(_Body):
+    """``action``: approve or reject a proposed exemption, and why."""
+
+    action: Literal["approve", "reject"]
+    why: str = Field(min_length=1, max_length=MAX_NOTE)
 
 
 def cases_router(cases: CaseService, party: str) -> APIRouter:
@@ -77,6 +86,11 @@ def cases_router(cases: CaseService, party: str) -> APIRouter:
         """The length of the queue, and how old it is."""
         return cases.counts()
 
+    @router.get("/exemptions")
+    def exemptions(limit: int = Query(50, ge=1, le=MAX_PAGE), offset: int = Query(0, ge=0)) -> dict[str, Any]:
+        """Exemptions that wait for an approver, the oldest first."""
+        return {"exemptions": cases.proposed(limit=limit, offset=offset)}
+
     @router.get("/{case_id}")
     def show(case_id: int) -> dict[str, Any]:
         """One case with its alerts and notes."""
@@ -100,17 +114,26 @@ def cases_router(cases: CaseService, party: str) -> APIRouter:
             clearance = Clearance(body.exempt_rule, body.exempt_until_us)
         elif body.exempt_rule:
             raise RequestError("malformed", "exempt_rule needs exempt_until_us", party)
+        staff = staff_of(request)
         return _said(
             party,
             lambda: cases.decide(
                 case_id,
                 body.decision,
-                staff_of(request).name,
+                staff.name,
                 text=body.text,
                 known_at_ms=body.known_at_ms,
                 clearance=clearance,
+                may_loosen=staff.has(Role.APPROVER),
             ),
         )
+
+    @router.post("/{case_id}/exemption")
+    def settle(case_id: int, body: ExemptionBody, request: Request) -> dict[str, Any]:
+        """Approve or reject the exemption that was proposed with the case's decision."""
+        staff = staff_of(request)
+        verb = cases.approve_exemption if body.action == "approve" else cases.reject_exemption
+        return _said(party, lambda: verb(case_id, staff.name, body.why, may_loosen=staff.has(Role.APPROVER)))
 
     return router
 
@@ -118,5 +141,9 @@ def cases_router(cases: CaseService, party: str) -> APIRouter:
 def _said(party: str, verb: Callable[[], dict[str, Any]]) -> dict[str, Any]:
     try:
         return verb()
+    except CaseNotPermittedError as error:
+        raise RequestError("not-permitted", str(error), party) from error
+    except SamePersonError as error:
+        raise RequestError("conflict", f"same-person: {error}", party) from error
     except (CaseError, HistoryError, ListError, StreamError) as error:
         raise RequestError("operator", str(error), party) from error
