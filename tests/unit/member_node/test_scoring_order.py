@@ -19,7 +19,8 @@ from member_node.storage.database import Database
 from member_node.streams.events import EventSchemaError
 from member_node.streams.journal import Journal, JournalError
 from member_node.streams.mapping import StreamMapping
-from member_node.streams.snapshots import SnapshotKeeper, SnapshotStore
+from member_node.streams.snapshot_keeper import SnapshotKeeper
+from member_node.streams.snapshots import SnapshotStore
 from scoring.engine import ScoringCore
 from scoring.features.engine import FeatureEngine
 from scoring.features.spec import parse_spec
@@ -126,7 +127,7 @@ class Node:
         self.snapshots = SnapshotStore(directory / "snapshots", SPEC.digest)
         self.keeper = SnapshotKeeper(
             self.snapshots,
-            self.service.state,
+            lambda: self.service.state(copy=False),
             before=lambda sequence: (self.feed.drain(10), self.history.flush()),
             after=lambda covered: None,
         )
