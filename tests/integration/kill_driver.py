@@ -18,6 +18,7 @@ import pyarrow as pa
 
 from member_node.service.history import HistoryStore
 from member_node.streams.events import transactions_of
+from member_node.streams.images import ready
 from member_node.streams.journal import Draft, Journal
 from member_node.streams.snapshot_keeper import SnapshotKeeper
 from member_node.streams.snapshots import SnapshotStore
@@ -205,6 +206,7 @@ def serve():
         engine.update(transactions_of(events), outcomes)
     engine.sweep()
     FeatureEngine(SPEC).restore(engine.state())
+    assert ready() == ""
     print("ready", flush=True)
     while line := sys.stdin.readline():
         mode, directory, batches = line.split()
