@@ -11,7 +11,7 @@ or gRPC have registered for forks.
 The child closes every descriptor but its file first, so that no lock outlives the parent in it; all signals are
 blocked in it; and it ends when it finds itself with another parent.
 
-A page table of 4 KiB pages takes about 17 ms a GiB to copy, one of 2 MiB pages a tenth of that: :func:`gather`.
+A page table of 4 KiB pages takes 17 ms or more a GiB to copy, one of 2 MiB pages a tenth of that: :func:`gather`.
 """
 
 # Numba's code generators are untyped.

@@ -407,7 +407,7 @@ def test_alerts_are_stored_once_over_a_restart(tmp_path):
     database.close()
 
 
-BALLAST = np.zeros(48 * 2**20, np.uint8)  # keeps the child writing until it can be stopped
+BALLAST = np.zeros(128 * 2**20, np.uint8)  # keeps the child writing until it can be stopped
 
 
 def stopped(pid):
