@@ -60,8 +60,8 @@ class Engine(Protocol):
     def foresee(self, batch: TransactionBatch) -> NDArray[np.uint8]:
         """The dispositions :meth:`update` would give a batch now; nothing changes."""
 
-    def state(self) -> dict[str, NDArray[Any]]:
-        """Copies of all state, for a snapshot."""
+    def state(self, copy: bool = True) -> dict[str, NDArray[Any]]:
+        """All state, for a snapshot; without ``copy`` perhaps views, good until the next change."""
 
     def restore(self, arrays: Mapping[str, NDArray[Any]]) -> None:
         """Take over a state; ValueError for that of another spec."""
@@ -194,14 +194,17 @@ class ScoringCore:
         again = DeploymentJudgement(judgement, version, {})
         self._brake.apply(deployment, again, batch.time_us, _customers(batch))
 
-    def state(self) -> dict[str, NDArray[Any]]:
-        """Copies of all state as plain arrays; :meth:`restore` goes on from them to the bit."""
+    def state(self, copy: bool = True) -> dict[str, NDArray[Any]]:
+        """All state as plain arrays; :meth:`restore` goes on from them to the bit.
+
+        Without ``copy`` the large ones are views, good until the next change.
+        """
         brake = self._brake.state()
         # Keys are the one text in all the state: as bytes it is numbers like the rest.
         brake["tripped"] = np.frombuffer("\n".join(brake["tripped"].tolist()).encode(), np.uint8)
-        parts = {"engine": self._engine.state(), "brake": brake}
+        parts = {"engine": self._engine.state(copy), "brake": brake}
         if self._linker is not None:
-            parts["devices"] = self._linker.state()
+            parts["devices"] = self._linker.state(copy)
         return {f"{part}/{name}": array for part, arrays in parts.items() for name, array in arrays.items()}
 
     def restore(self, arrays: Mapping[str, NDArray[Any]], deployment: Deployment) -> None:

@@ -90,7 +90,7 @@ class _Shard:
         self._apply(given)
 
     def save(self, number: int) -> None:
-        self._store.save(number, self._engine.state())
+        self._store.save(number, self._engine.state(copy=False))
 
     def load(self, number: int) -> None:
         self._engine.restore(_checkpoint(self._store, number))
@@ -170,8 +170,9 @@ class ShardedEngine:
         found: NDArray[np.uint8] = self._answer(0, answer, lambda actor: actor.foresee.remote(shared))
         return found
 
-    def state(self) -> dict[str, NDArray[Any]]:
-        """All state, read-only, for a snapshot: every shard writes a checkpoint, which is mapped here.
+    def state(self, copy: bool = True) -> dict[str, NDArray[Any]]:
+        """All state, read-only, for a snapshot: every shard writes a checkpoint, which is mapped here (and never
+        changes, with or without ``copy``).
 
         Raises :class:`RayClusterError` when one cannot.
         """

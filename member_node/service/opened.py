@@ -37,7 +37,8 @@ from member_node.storage.cases import BRAKE
 from member_node.streams.events import DEVICE_COMPONENTS, EventBatch, event_schema
 from member_node.streams.journal import Journal
 from member_node.streams.mapping import StreamMapping, parse_mapping
-from member_node.streams.snapshots import SnapshotKeeper, SnapshotStore
+from member_node.streams.snapshot_keeper import SnapshotKeeper
+from member_node.streams.snapshots import SnapshotStore
 from scoring.brake import BrakeAlarm
 from scoring.devices.linker import NUMBERS as DEVICE_NUMBERS
 from scoring.devices.linker import DeviceLinker
@@ -210,6 +211,13 @@ def open_stream(parts: StreamParts, source: StreamSource, told: Callable[[str], 
             on_stage=parts.on_stage,
         )
         with compiling(lambda kernel: told(f"compiling {kernel}")):
+            keeper = SnapshotKeeper(
+                store,
+                lambda: scoring.state(copy=False),
+                before=lambda sequence: _settle(feed, alerts, history, sequence),
+                after=lambda covered: journal.retire(covered + 1),
+                every_seconds=parts.settings.snapshot_seconds,
+            )
             if parts.shards == 1:
                 warm(parts.engine(spec), spec, linked=linked)
             if linked:
@@ -222,13 +230,6 @@ def open_stream(parts: StreamParts, source: StreamSource, told: Callable[[str], 
         for closer in closers:
             closer()
         raise
-    keeper = SnapshotKeeper(
-        store,
-        scoring.state,
-        before=lambda sequence: _settle(feed, alerts, history, sequence),
-        after=lambda covered: journal.retire(covered + 1),
-        every_seconds=parts.settings.snapshot_seconds,
-    )
     opened = Opened(
         source=source,
         mapping=mapping,
@@ -282,13 +283,11 @@ def _checkpointer(scoring: ScoringService, keeper: SnapshotKeeper) -> Callable[[
         if scoring.halted:
             return DAY_SECONDS
         fresh = scoring.accepted - scored
-
-        def take(sequence: int) -> None:
-            keeper.applied(sequence, fresh, time.monotonic())
-
-        if fresh:
-            scoring.checkpoint(take)
-            scored += fresh
+        scored += fresh
+        if keeper.due(fresh, time.monotonic()):
+            scoring.checkpoint(keeper.locate)
+            keeper.gather()
+            scoring.checkpoint(keeper.begin)
         return CHECKPOINT_SECONDS
 
     return step

@@ -142,14 +142,14 @@ class Admission:
         return len(freed)
 
     def state(self) -> dict[str, NDArray[Any]]:
-        """Copies of all arrays, enough for ``restore``."""
+        """All arrays, enough for ``restore``: views, good until the next change."""
         bound = self.bound
         arrays = {f"index.{name}": array for name, array in self._index.state().items()}
-        arrays["time"] = self._time.array[:bound].copy()
-        arrays["sequence"] = self._sequence.array[:bound].copy()
-        arrays["fraud"] = self._fraud.array[:bound].copy()
-        arrays["following"] = self._following.array[:bound].copy()
-        arrays["meta"] = self._meta.copy()
+        arrays["time"] = self._time.array[:bound]
+        arrays["sequence"] = self._sequence.array[:bound]
+        arrays["fraud"] = self._fraud.array[:bound]
+        arrays["following"] = self._following.array[:bound]
+        arrays["meta"] = self._meta
         return arrays
 
     def restore(self, arrays: dict[str, NDArray[Any]]) -> None:

@@ -233,15 +233,18 @@ class FeatureEngine:
             nbytes=self._admission.nbytes + sum(table.nbytes for table in self._tables.values()),
         )
 
-    def state(self) -> dict[str, NDArray[Any]]:
-        """Copies of all state as plain arrays, for a snapshot; ``restore`` continues bit-identically."""
+    def state(self, copy: bool = True) -> dict[str, NDArray[Any]]:
+        """All state as plain arrays, for a snapshot; ``restore`` continues bit-identically.
+
+        Without ``copy`` they are views, good until the next change.
+        """
         arrays = {f"admission/{name}": array for name, array in self._admission.state().items()}
         arrays |= {f"pending/{name}": array for name, array in self._pending.state().items()}
         for part, table in self._tables.items():
             arrays |= {f"{part}/{name}": array for name, array in table.state().items()}
         arrays["owed"] = np.array([self._owed], np.int64)
-        arrays["digest"] = np.frombuffer(self._digest().encode(), np.uint8).copy()
-        return arrays
+        arrays["digest"] = np.frombuffer(self._digest().encode(), np.uint8)
+        return {name: array.copy() for name, array in arrays.items()} if copy else arrays
 
     def restore(self, arrays: Mapping[str, NDArray[Any]]) -> None:
         """Take over the state of an engine with the same spec and shard. Raises ValueError for another one's."""

@@ -94,13 +94,13 @@ class KeyIndex:
         _remove(self._heads.array, self._keys.array, self._next.array, self._meta, slots)
 
     def state(self) -> dict[str, NDArray[Any]]:
-        """Copies of the arrays, enough for ``restore``."""
+        """The arrays, enough for ``restore``: views, good until the next change."""
         bound, buckets = self.bound, int(self._meta[_BUCKETS])
         return {
-            "heads": self._heads.array[:buckets].copy(),
-            "keys": self._keys.array[:bound].copy(),
-            "next": self._next.array[:bound].copy(),
-            "meta": self._meta.copy(),
+            "heads": self._heads.array[:buckets],
+            "keys": self._keys.array[:bound],
+            "next": self._next.array[:bound],
+            "meta": self._meta,
         }
 
     def restore(self, state: dict[str, NDArray[Any]]) -> None:

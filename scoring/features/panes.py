@@ -210,12 +210,12 @@ class EntityPanes:
         return self._sweep(watermark_us, self._index.bound)
 
     def state(self) -> dict[str, NDArray[Any]]:
-        """Copies of the used parts of all arrays, enough for ``restore``."""
+        """The used parts of all arrays, enough for ``restore``: views, good until the next change."""
         arrays = {f"index.{name}": array for name, array in self._index.state().items()}
         meta = self._pool[kernel.META]
         for entry, name in _NAMES.items():
             array = self._pool[entry]
-            arrays[name] = array[: meta[_TOPS[entry]] if entry in _TOPS else len(array)].copy()
+            arrays[name] = array[: meta[_TOPS[entry]] if entry in _TOPS else len(array)]
         return arrays
 
     def restore(self, arrays: Mapping[str, NDArray[Any]]) -> None:

@@ -154,12 +154,12 @@ class EntityWindows:
         return self.sweep(watermark_us, self._index.bound)
 
     def state(self) -> dict[str, NDArray[Any]]:
-        """Copies of the used parts of all arrays, enough for ``restore``."""
+        """The used parts of all arrays, enough for ``restore``: views, good until the next change."""
         arrays = {f"index.{name}": array for name, array in self._index.state().items()}
         for entry, name in _NAMES.items():
             used = self._meta[_TOPS[entry]] if entry in _TOPS else len(self._pools[entry])
-            arrays[name] = self._pools[entry].array[:used].copy()
-        return arrays | {"meta": self._meta.copy()}
+            arrays[name] = self._pools[entry].array[:used]
+        return arrays | {"meta": self._meta}
 
     def restore(self, arrays: Mapping[str, NDArray[Any]]) -> None:
         self._index.restore(

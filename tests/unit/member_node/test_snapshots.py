@@ -9,7 +9,8 @@ import time
 import numpy as np
 import pytest
 
-from member_node.streams.snapshots import SnapshotError, SnapshotKeeper, SnapshotStore
+from member_node.streams.snapshot_keeper import SnapshotKeeper
+from member_node.streams.snapshots import SnapshotError, SnapshotStore
 
 
 def arrays(number):
