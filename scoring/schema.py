@@ -263,9 +263,7 @@ def entity_keys(values: Any, *, column: str = "entity", hash_key: bytes = DEFAUL
     An integer and its decimal text are different values: one column has one type. Raises SchemaError.
     """
     if type(values) is np.ndarray and values.dtype == _INT64 and values.ndim == 1:
-        return _integer_keys(
-            values.copy()
-        )  # most often; a loop is compiled for contiguous, writable arrays only
+        return _integer_keys(values.copy())  # the usual; loops are compiled for solid, writable arrays
     array = _one_column(column, values)
     if array.dtype.kind == "u" and array.dtype.itemsize == 8:
         return np.ascontiguousarray(array + np.uint64(1))

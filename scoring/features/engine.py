@@ -195,7 +195,7 @@ class FeatureEngine:
         if self._owed >= _SWEEP_LEAST:
             self._tidy(self._owed + _SWEEP_FLOOR)
             self._owed = 0
-        matrix = FeatureMatrix(self._names, frame.values, frame.disposition, frame.refusal)
+        matrix = FeatureMatrix(self._names, frame.release(), frame.disposition, frame.refusal)
         if self._shards == 1:  # one of several lacks what others own: join_shards does it
             self._derivations.fill(batch, matrix.values, matrix.applied)
         return matrix

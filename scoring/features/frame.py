@@ -50,6 +50,7 @@ from scoring.schema import TransactionBatch, entity_keys, validate
     CONSUMED,  # outcomes that have been taken
 ) = range(17, 28)
 _LENGTH = 28
+_NO_VALUES = np.empty((0, 0))
 NO_NUMBER, TIME_NUMBER = (
     -1,
     -2,
@@ -137,6 +138,11 @@ class Frame:
             np.empty(count, np.uint8),
         )
         _place_outcomes(self.block, *self._outcomes, *self._changes)
+
+    def release(self) -> NDArray[np.float64]:
+        """The matrix, from here on the caller's alone: it may be large, and the next batch may be long in coming."""
+        values, self.values = self.values, _NO_VALUES
+        return values
 
     def _read_numbers(self, batch: TransactionBatch) -> None:
         self._values = np.empty((len(self._numbers), self.rows))

@@ -69,8 +69,10 @@ class KeyIndex:
 
     def resolve(self, keys: NDArray[np.uint64]) -> NDArray[np.int32]:
         """Slots int32 [n], created where the key is new; -1 for key 0."""
-        self._reserve(len(keys))
-        return _resolve(self._heads.array, self._keys.array, self._next.array, self._meta, keys)
+        slots = np.empty(len(keys), np.int32)
+        wanted = np.ascontiguousarray(keys)
+        self.fill(int(wanted.ctypes.data), int(slots.ctypes.data), len(keys))
+        return slots
 
     def fill(
         self, keys_at: int, slots_at: int, rows: int, *, skip_at: int = 0, shard: int = 0, shards: int = 1
@@ -87,11 +89,11 @@ class KeyIndex:
 
     def find(self, keys: NDArray[np.uint64]) -> NDArray[np.int32]:
         """Slots int32 [n]; -1 where the key is unknown."""
-        return _find(self._heads.array, self._keys.array, self._next.array, self._meta, keys)
+        return _find(self._at, keys)
 
     def remove(self, slots: NDArray[np.int32]) -> None:
         """Forget the keys of these slots (each in use, none twice)."""
-        _remove(self._heads.array, self._keys.array, self._next.array, self._meta, slots)
+        _remove(self._at, slots)
 
     def state(self) -> dict[str, NDArray[Any]]:
         """The arrays, enough for ``restore``: views, good until the next change."""
@@ -140,150 +142,182 @@ def _mixed(key: np.uint64) -> np.uint64:
 
 
 @_compiled
-def _bucket(mixed: np.uint64, buckets: int) -> int:
-    mask = buckets - 1  # to the next power of two, less one
+def _mask(buckets: int) -> int:
+    """The next power of two, less one."""
+    mask = buckets - 1
     mask |= mask >> 1
     mask |= mask >> 2
     mask |= mask >> 4
     mask |= mask >> 8
     mask |= mask >> 16
+    return mask
+
+
+@_compiled
+def _bucket(mixed: np.uint64, buckets: int, mask: int) -> int:
     place = np.int64(mixed) & mask
     return int(place if place < buckets else place & (mask >> 1))
 
 
 @_compiled
-def _look(
-    heads: NDArray[np.int32],
-    keys: NDArray[np.uint64],
-    chain: NDArray[np.int32],
-    buckets: int,
-    key: np.uint64,
-    mixed: np.uint64,
-) -> int:
-    slot = heads[_bucket(mixed, buckets)]
+def _look(at: int, bucket: int, key: np.uint64) -> int:
+    """The slot of a key in the chain of its bucket, or -1."""
+    table = longs(at)
+    keys = keys_there(table[_KEYS])
+    chain = ints(table[_NEXT])
+    slot = ints(table[_HEADS])[bucket]
     while slot >= 0 and keys[slot] != key:
         slot = chain[slot]
     return int(slot)
 
 
 @_compiled
-def _mix_all(wanted: NDArray[np.uint64]) -> NDArray[np.uint64]:
-    mixed = np.empty(len(wanted), np.uint64)
-    for i in range(len(wanted)):
+def _mix_all(wanted: NDArray[np.uint64], rows: int) -> NDArray[np.uint64]:
+    mixed = np.empty(rows, np.uint64)
+    for i in range(rows):
         mixed[i] = _mixed(wanted[i])
     return mixed
 
 
 @_compiled
-def _fetch(
-    heads: NDArray[np.int32],
-    keys: NDArray[np.uint64],
-    chain: NDArray[np.int32],
-    buckets: int,
-    mixed: NDArray[np.uint64],
-    i: int,
-) -> None:
+def _fetch(at: int, buckets: int, mask: int, mixed: NDArray[np.uint64], i: int) -> None:
     """Ask for what the keys after ``i`` will read."""
+    table = longs(at)
     if i + 2 * _AHEAD < len(mixed):
-        prefetch(heads.ctypes.data + 4 * _bucket(mixed[i + 2 * _AHEAD], buckets))
+        prefetch(table[_HEADS] + 4 * _bucket(mixed[i + 2 * _AHEAD], buckets, mask))
     if i + _AHEAD < len(mixed):
-        slot = heads[_bucket(mixed[i + _AHEAD], buckets)]
-        if slot >= 0:
-            prefetch(keys.ctypes.data + 8 * slot)
-            prefetch(chain.ctypes.data + 4 * slot)
+        _fetch_slot(at, _bucket(mixed[i + _AHEAD], buckets, mask))
 
 
 @_compiled
-def _split(
-    heads: NDArray[np.int32], keys: NDArray[np.uint64], chain: NDArray[np.int32], meta: NDArray[np.int64]
-) -> None:
+def _fetch_slot(at: int, bucket: int) -> None:
+    """Ask for the first key of a bucket."""
+    table = longs(at)
+    slot = ints(table[_HEADS])[bucket]
+    if slot >= 0:
+        prefetch(table[_KEYS] + 8 * slot)
+        prefetch(table[_NEXT] + 4 * slot)
+
+
+@_compiled
+def _split(at: int) -> None:
+    table = longs(at)
+    heads = ints(table[_HEADS])
+    keys = keys_there(table[_KEYS])
+    chain = ints(table[_NEXT])
+    meta = longs(table[_META])
     buckets = meta[_BUCKETS]
-    power = 64
-    while power * 2 <= buckets:
-        power *= 2
-    source = buckets - power
+    mask = _mask(buckets + 1)
+    source = buckets & (mask >> 1)
+    if source + _AHEAD < buckets:
+        _fetch_slot(at, source + _AHEAD)  # it is split soon
     meta[_BUCKETS] = buckets + 1
     heads[buckets] = -1
     slot = heads[source]
     heads[source] = -1
     while slot >= 0:
         following = chain[slot]
-        place = _bucket(_mixed(keys[slot]), buckets + 1)
+        place = _bucket(_mixed(keys[slot]), buckets + 1, mask)
         chain[slot] = heads[place]
         heads[place] = slot
         slot = following
 
 
 @_compiled
-def _slot_of(
-    heads: NDArray[np.int32],
-    keys: NDArray[np.uint64],
-    chain: NDArray[np.int32],
-    meta: NDArray[np.int64],
-    key: np.uint64,
-    mixed: np.uint64,
-) -> int:
-    """The slot of a key, created when it is new."""
-    slot = _look(heads, keys, chain, meta[_BUCKETS], key, mixed)
-    if slot < 0:
-        slot = meta[_FREE]
-        if slot >= 0:
-            meta[_FREE] = chain[slot]
-        else:
-            slot = meta[_BUMP]
-            meta[_BUMP] += 1
-        meta[_COUNT] += 1
-        keys[slot] = key
-        place = _bucket(mixed, meta[_BUCKETS])
-        chain[slot] = heads[place]
-        heads[place] = slot
-        if meta[_COUNT] > meta[_BUCKETS]:
-            _split(heads, keys, chain, meta)
+def _enter(at: int, bucket: int, key: np.uint64) -> int:
+    """A slot for a new key; to split a bucket after it is the caller's part."""
+    table = longs(at)
+    chain = ints(table[_NEXT])
+    heads = ints(table[_HEADS])
+    meta = longs(table[_META])
+    slot = meta[_FREE]
+    if slot >= 0:
+        meta[_FREE] = chain[slot]
+    else:
+        slot = meta[_BUMP]
+        meta[_BUMP] += 1
+    meta[_COUNT] += 1
+    keys_there(table[_KEYS])[slot] = key
+    chain[slot] = heads[bucket]
+    heads[bucket] = slot
     return int(slot)
-
-
-@_compiled
-def _resolve(
-    heads: NDArray[np.int32],
-    keys: NDArray[np.uint64],
-    chain: NDArray[np.int32],
-    meta: NDArray[np.int64],
-    wanted: NDArray[np.uint64],
-) -> NDArray[np.int32]:
-    slots = np.empty(len(wanted), np.int32)
-    mixed = _mix_all(wanted)
-    for i in range(len(wanted)):
-        _fetch(heads, keys, chain, meta[_BUCKETS], mixed, i)
-        slots[i] = -1 if wanted[i] == 0 else _slot_of(heads, keys, chain, meta, wanted[i], mixed[i])
-    return slots
 
 
 @_compiled
 def _fill(at: int, keys_at: int, slots_at: int, rows: int, skip_at: int, shard: int, shards: int) -> int:
     """See ``KeyIndex.fill``; -1 when there is not enough room, and then nothing has changed."""
     table = longs(at)
-    heads = ints(table[_HEADS])
-    keys = keys_there(table[_KEYS])
-    chain = ints(table[_NEXT])
     meta = longs(table[_META])
     if meta[_BUMP] + rows > table[_KEY_ROOM] or meta[_BUCKETS] + rows > table[_HEAD_ROOM]:
         return -1
     wanted = keys_there(keys_at)
     slots = ints(slots_at)
     skip = octets(skip_at)
-    mixed = np.empty(rows, np.uint64)
+    mixed = _mix_all(wanted, rows)
+    buckets = meta[_BUCKETS]
+    mask = _mask(buckets)
     for i in range(rows):
-        mixed[i] = _mixed(wanted[i])
-    for i in range(rows):
-        _fetch(heads, keys, chain, meta[_BUCKETS], mixed, i)
+        _fetch(at, buckets, mask, mixed, i)
         key = wanted[i]
         if shards > 1 and _owner(key, shards) != shard:
             slots[i] = _FOREIGN
-        elif key == 0 or (skip_at != 0 and skip[i] != 0):
+            continue
+        if key == 0 or (skip_at != 0 and skip[i] != 0):
             slots[i] = -1
-        else:
-            slots[i] = _slot_of(heads, keys, chain, meta, key, mixed[i])
+            continue
+        bucket = _bucket(mixed[i], buckets, mask)
+        slot = _look(at, bucket, key)
+        if slot < 0:
+            slot = _enter(at, bucket, key)
+            if meta[_COUNT] > buckets:
+                _split(at)
+                buckets += 1
+                mask = _mask(buckets)
+        slots[i] = slot
     return int(meta[_BUMP])
+
+
+@_compiled
+def _find(at: int, wanted: NDArray[np.uint64]) -> NDArray[np.int32]:
+    slots = np.empty(len(wanted), np.int32)
+    mixed = _mix_all(wanted, len(wanted))
+    buckets = longs(longs(at)[_META])[_BUCKETS]
+    mask = _mask(buckets)
+    for i in range(len(wanted)):
+        _fetch(at, buckets, mask, mixed, i)
+        found = _look(at, _bucket(mixed[i], buckets, mask), wanted[i])
+        slots[i] = -1 if wanted[i] == 0 else found
+    return slots
+
+
+@_compiled
+def _remove(at: int, slots: NDArray[np.int32]) -> None:
+    table = longs(at)
+    heads = ints(table[_HEADS])
+    keys = keys_there(table[_KEYS])
+    chain = ints(table[_NEXT])
+    meta = longs(table[_META])
+    buckets = meta[_BUCKETS]
+    mask = _mask(buckets)
+    for i in range(len(slots)):
+        if i + 2 * _AHEAD < len(slots):
+            prefetch(table[_KEYS] + 8 * slots[i + 2 * _AHEAD])
+            prefetch(table[_NEXT] + 4 * slots[i + 2 * _AHEAD])
+        if i + _AHEAD < len(slots):
+            prefetch(table[_HEADS] + 4 * _bucket(_mixed(keys[slots[i + _AHEAD]]), buckets, mask))
+        slot = slots[i]
+        place = _bucket(_mixed(keys[slot]), buckets, mask)
+        here = heads[place]
+        if here == slot:
+            heads[place] = chain[slot]
+        else:
+            while chain[here] != slot:
+                here = chain[here]
+            chain[here] = chain[slot]
+        keys[slot] = 0
+        chain[slot] = meta[_FREE]
+        meta[_FREE] = slot
+        meta[_COUNT] -= 1
 
 
 @_compiled
@@ -301,49 +335,3 @@ def owners(keys: NDArray[np.uint64], shards: int) -> NDArray[np.int64]:
     for i in range(len(keys)):
         owner[i] = _owner(keys[i], shards)
     return owner
-
-
-@_compiled
-def _find(
-    heads: NDArray[np.int32],
-    keys: NDArray[np.uint64],
-    chain: NDArray[np.int32],
-    meta: NDArray[np.int64],
-    wanted: NDArray[np.uint64],
-) -> NDArray[np.int32]:
-    slots = np.empty(len(wanted), np.int32)
-    mixed = _mix_all(wanted)
-    for i in range(len(wanted)):
-        _fetch(heads, keys, chain, meta[_BUCKETS], mixed, i)
-        found = _look(heads, keys, chain, meta[_BUCKETS], wanted[i], mixed[i])
-        slots[i] = -1 if wanted[i] == 0 else found
-    return slots
-
-
-@_compiled
-def _remove(
-    heads: NDArray[np.int32],
-    keys: NDArray[np.uint64],
-    chain: NDArray[np.int32],
-    meta: NDArray[np.int64],
-    slots: NDArray[np.int32],
-) -> None:
-    for i in range(len(slots)):
-        if i + 2 * _AHEAD < len(slots):
-            prefetch(keys.ctypes.data + 8 * slots[i + 2 * _AHEAD])
-            prefetch(chain.ctypes.data + 4 * slots[i + 2 * _AHEAD])
-        if i + _AHEAD < len(slots):
-            prefetch(heads.ctypes.data + 4 * _bucket(_mixed(keys[slots[i + _AHEAD]]), meta[_BUCKETS]))
-        slot = slots[i]
-        place = _bucket(_mixed(keys[slot]), meta[_BUCKETS])
-        here = heads[place]
-        if here == slot:
-            heads[place] = chain[slot]
-        else:
-            while chain[here] != slot:
-                here = chain[here]
-            chain[here] = chain[slot]
-        keys[slot] = 0
-        chain[slot] = meta[_FREE]
-        meta[_FREE] = slot
-        meta[_COUNT] -= 1

@@ -347,4 +347,5 @@ def _room(lanes: int, tellings: int, panes: int) -> dict[int, NDArray[Any]]:
         kernel.MERGED: np.zeros((tellings, kernel.REGISTERS), np.uint8),
         kernel.ESTIMATES: np.zeros((estimates, kernel.REGISTERS), np.uint8),
         kernel.ESTIMATE_AT: np.zeros((estimates, 2), np.int64),
+        kernel.PANE_AHEAD: np.full(kernel.AHEAD, -1, np.int32),
     }
