@@ -184,6 +184,8 @@ class _Lane:
         # Events a rule has seen before its release count for the others and not for it.
         self._before = np.zeros((PANES, rules), np.int64)
         self._releases = np.zeros(rules, np.int64)
+        # By rule the row, level, declines and events at which it trips in a batch; -1 between batches.
+        self._trips = np.full((rules, 4), -1, np.int64)
         if saved is not None:
             for name, held in self._held().items():
                 if saved[name].shape != held.shape:
@@ -227,7 +229,7 @@ class _Lane:
         muted: NDArray[np.bool_],
     ) -> list[BrakeAlarm]:
         """Count the rows of this version; clears verdicts of stopped rules in ``effective`` and marks their rows."""
-        trips = np.full((len(self._keys), 4), -1, np.int64)
+        trips = self._trips
         time_us, version, verdict = _own(time_us), _own(version), _own(verdict)
         _count(
             time_us, version, np.int16(self.ruleset.version), verdict, effective, self._pane_us,
@@ -239,6 +241,7 @@ class _Lane:
         alarms = []
         for index in np.flatnonzero(trips[:, 0] >= 0):
             row, level, declines, events = trips[index].tolist()
+            trips[index] = -1
             rule = self.ruleset.rules[index]
             alarms.append(
                 BrakeAlarm(

@@ -67,22 +67,23 @@ def transaction_columns(
     time_us: NDArray[np.int64],
 ) -> dict[str, ColumnValues]:
     """amount, channel, and hour and weekday in the data set's zone."""
-    clock = np.empty((2, len(time_us)))
-    _read_clock(mapping.local_us(time_us), clock)
+    hour, weekday = hours_and_weekdays(mapping.local_us(time_us))
     return {
         "amount": amount,
         "channel": TextColumn(np.subtract(channel, 1, dtype=np.int32), _CHANNEL_NAMES),
-        "hour": clock[0],
-        "weekday": clock[1],
+        "hour": hour,
+        "weekday": weekday,
     }
 
 
 @compiled_brief
-def _read_clock(local_us: NDArray[np.int64], clock: NDArray[np.float64]) -> None:
+def hours_and_weekdays(local_us: NDArray[np.int64]) -> NDArray[np.float64]:
     """Hour and weekday (0: Monday) of wall-clock times, float64 [2, n]."""
+    clock = np.empty((2, len(local_us)))
     for row in range(len(local_us)):
         clock[0, row] = local_us[row] % _DAY_US // _HOUR_US
         clock[1, row] = (local_us[row] // _DAY_US + _FIRST_WEEKDAY) % 7
+    return clock
 
 
 def evidence_columns(
