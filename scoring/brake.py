@@ -205,6 +205,8 @@ class _Lane:
         self._before = np.zeros((PANES, rules), np.int64)
         self._releases = np.zeros(rules, np.int64)
         self._customers = CustomerDeclines()
+        # By rule the row, level, declines and events at which it trips in a batch; -1 between batches.
+        self._trips = np.full((rules, 4), -1, np.int64)
         if saved is not None:
             for name, held in self._held().items():
                 if saved[name].shape != held.shape:
@@ -258,7 +260,7 @@ class _Lane:
 
         ``spoke``: rows of the batch with a verdict.
         """
-        trips = np.full((len(self._keys), 4), -1, np.int64)
+        trips = self._trips
         time_us, version, verdict = _own(time_us), _own(version), _own(verdict)
         customer = _own(customer)
         # Their number at most; counting them costs as much as all the rest.
@@ -274,6 +276,7 @@ class _Lane:
         alarms = []
         for index in np.flatnonzero(trips[:, 0] >= 0):
             row, level, declines, events = trips[index].tolist()
+            trips[index] = -1
             rule = self.ruleset.rules[index]
             alarms.append(
                 BrakeAlarm(

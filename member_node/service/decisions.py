@@ -48,26 +48,44 @@ def decision_rows(scored: ScoredRows, kept: Mapping[str, Any], degraded: bool) -
         "rule": rule,
         "verdict_alone": verdict if same else labels(scored.alone.verdict),
         "rule_alone": rule if same else names(scored.alone.decider, scored.deciders),
-        "rule_version": pa.array(scored.version),
+        "rule_version": _versions(scored.version),
         "reasons": _reason_texts(scored.reasons, rows),
         **kept,
         "degraded": _repeated(degraded, rows),
-        **{name: pa.array(hits) for name, hits in scored.listed.items()},
+        **{name: _flags(hits) for name, hits in scored.listed.items()},
     }
     for name, silenced in ((EXEMPT, scored.exempt), (BRAKED, scored.braked)):
         if len(silenced):
             columns[name] = _rule_ids(silenced, rows)
     if scored.has_model:
-        columns["model_score"] = pa.array(scored.score, mask=np.isnan(scored.score))
-        columns["model_degraded"] = pa.array(scored.model_degraded)
-        columns["model_version"] = _repeated_version(scored.model_version, rows)
+        columns["model_score"] = _scores(scored.score)
+        columns["model_degraded"] = _flags(scored.model_degraded)
+        columns["model_version"] = _repeated_int(scored.model_version, rows, np.int32)
     if scored.device_ids is not None:
         columns["device_linked"] = pa.array(scored.device_ids, type=pa.string())
     for version, verdict in scored.shadow_verdicts.items():
         columns[f"verdict_rules_{version}"] = labels(verdict)
     for version, score in scored.shadow_scores.items():
-        columns[f"score_model_{version}"] = pa.array(score, mask=np.isnan(score))
-    return pa.record_batch(columns)
+        columns[f"score_model_{version}"] = _scores(score)
+    return _batch(columns)
+
+
+# Of a stream the columns are the same for days; other names come with lists and shadows that come and go.
+_schemas: dict[tuple[tuple[str, ...], tuple[int, ...]], pa.Schema] = {}
+
+
+def _batch(columns: Mapping[str, pa.Array]) -> pa.RecordBatch:
+    """A record batch under a schema that is one object for all batches alike: to compare two costs the journal more
+    than to write a row."""
+    arrays = list(columns.values())
+    # No two types with one number are in use here; the types themselves take long to hash.
+    key = tuple(columns), tuple([each.type.id for each in arrays])
+    schema = _schemas.get(key)
+    if schema is None:
+        if len(_schemas) >= 64:
+            _schemas.clear()
+        schema = _schemas[key] = pa.schema([(name, each.type) for name, each in columns.items()])
+    return pa.RecordBatch.from_arrays(arrays, schema=schema)
 
 
 def decision_facts(sequence: int, scored: ScoredRows) -> dict[str, str]:
@@ -168,7 +186,7 @@ def alerts_of(
 
 def labels(verdict: NDArray[np.uint8]) -> pa.Array:
     """Verdicts by their labels, text [n]."""
-    if not verdict.any():
+    if not np.count_nonzero(verdict):
         return _repeated_text(VERDICT_LABELS[0], len(verdict))
     return _named(verdict, VERDICT_LABELS, None)
 
@@ -176,7 +194,9 @@ def labels(verdict: NDArray[np.uint8]) -> pa.Array:
 def names(index: NDArray[np.integer[Any]], known: Sequence[str]) -> pa.Array:
     """``known`` names by position, text [n]; null where the position is negative."""
     none = index < 0
-    return _no_texts(len(index)) if none.all() else _named(index, known, none)
+    if np.count_nonzero(none) == len(index):
+        return _no_texts(len(index))
+    return _named(index, known, none)
 
 
 # Columns that say the same of every row, as most do of most batches: Arrow's arrays never change.
@@ -196,8 +216,22 @@ def _repeated(value: bool, rows: int) -> pa.Array:
 
 
 @lru_cache(maxsize=64)
-def _repeated_version(version: int, rows: int) -> pa.Array:
-    return pa.array(np.full(rows, version, np.int32))
+def _repeated_int(value: int, rows: int, dtype: type[np.signedinteger[Any]]) -> pa.Array:
+    return pa.array(np.full(rows, value, dtype))
+
+
+def _flags(values: NDArray[np.bool_]) -> pa.Array:
+    return _repeated(values.item(), 1) if len(values) == 1 else pa.array(values)
+
+
+def _versions(version: NDArray[np.int16]) -> pa.Array:
+    return _repeated_int(version.item(), 1, np.int16) if len(version) == 1 else pa.array(version)
+
+
+def _scores(score: NDArray[np.float64]) -> pa.Array:
+    """Scores, null where there is none."""
+    none = np.isnan(score)
+    return pa.array(score, mask=none) if np.count_nonzero(none) else pa.array(score)
 
 
 def _named(index: NDArray[Any], known: Sequence[str], mask: NDArray[np.bool_] | None) -> pa.Array:

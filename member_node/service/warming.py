@@ -12,7 +12,8 @@ import numba.core.event
 import numpy as np
 import pyarrow as pa
 
-from member_node.streams.events import is_number_name
+from member_node.service.layout import hours_and_weekdays
+from member_node.streams.events import event_schema, is_number_name, transactions_of
 from member_node.streams.sources.json_rows import JsonRows
 from member_node.streams.sources.rows import RowForm
 from scoring.brake import Brake
@@ -23,11 +24,14 @@ from scoring.features.windows import FRAUD
 from scoring.lists import ListKind, ListSet, empty_list
 from scoring.rules.deployment import Deployment, DeploymentJudgement
 from scoring.rules.evaluation import Judgement
+from scoring.rules.screen import Screen
 from scoring.schema import CHANNELS, Channel, OutcomeBatch, TransactionBatch
 
 LOGGER = logging.getLogger(__name__)
 _COMPILE = "numba:compile"
 _ROWS = 2
+# Beyond some rows the screen lets go of the interpreter's lock.
+_MANY = 100
 
 
 class _Teller(numba.core.event.Listener):
@@ -90,11 +94,16 @@ def warm_devices() -> None:
 
 
 def warm_judging(deployment: Deployment) -> None:
-    """Have the kernels of lists and brake ready: a row of nobody, of whom no rule of ``deployment`` says anything."""
+    """Have the kernels of lists, rules, brake and clock ready: a row of nobody, of whom no rule of ``deployment`` says
+    anything."""
     time_us = np.ones(1, np.int64)
-    ListSet([empty_list("nobody", ListKind.WATCH, "customer")]).probe(
-        {"customer": np.ones(1, np.uint64)}, time_us
-    )
+    transactions_of(pa.RecordBatch.from_pylist([], schema=event_schema({}, integer_ids=True)))
+    hours_and_weekdays(time_us)
+    for rows in (1, _MANY):
+        Screen([]).possible({}, rows)
+    nobody, keys = empty_list("nobody", ListKind.WATCH, "customer"), np.ones(1, np.uint64)
+    ListSet([nobody]).probe({"customer": keys}, time_us)
+    nobody.hits(keys, time_us)  # exemptions are looked up by themselves
     rules = len(deployment.rules)
     silent = Judgement(
         verdict=np.zeros(1, np.uint8),

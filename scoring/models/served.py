@@ -62,6 +62,10 @@ class ServedModel:
         self._pool = ThreadPoolExecutor(threads - 1, "model") if threads > 1 else None
         self._told = False
         self._try_probes()
+        # Compiled here, not at the first event.
+        layout = Layout(self._features, ())
+        for rows in (1, _FEW + 1):
+            self.inputs(MatrixColumns(layout, np.zeros((len(self._features), rows)), {}), rows)
 
     @classmethod
     def load(

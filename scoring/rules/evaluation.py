@@ -229,7 +229,7 @@ class RuleSet:
         count = len(self.rules)
         result = Judgement(
             np.zeros(1, np.uint8),
-            np.full(1, -1, np.int16),
+            np.array((-1,), np.int16),
             np.zeros((1, count), np.bool_),
             np.zeros((1, count), np.uint8),
             np.zeros(count, np.int64),
