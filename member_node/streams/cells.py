@@ -9,7 +9,8 @@ from numpy.typing import NDArray
 from member_node.streams.components import component_fault
 from member_node.streams.mapping import UNITS, StreamMapping, channel_words
 from member_node.streams.rejects import EventFileError, Reject
-from scoring.schema import CHANNELS, MAX_TEXT_LENGTH, MAX_TIME_US, RowCode
+from scoring.row_codes import RowCode
+from scoring.schema import CHANNELS, MAX_TEXT_LENGTH, MAX_TIME_US
 
 UNKNOWN = -1
 _ISO = "%Y-%m-%dT%H:%M:%S%.f"

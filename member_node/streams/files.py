@@ -22,7 +22,7 @@ from member_node.streams.cells import UNKNOWN, CellChecker
 from member_node.streams.events import CORRECTION, DEVICE_COMPONENTS, EventBatch, event_schema
 from member_node.streams.mapping import REQUIRED, StreamMapping
 from member_node.streams.rejects import EventFileError, Reject, write_rejects
-from scoring.schema import RowCode
+from scoring.row_codes import RowCode
 
 __all__ = ["UNKNOWN", "EventFile", "EventFileError", "Reject", "read_events", "read_rows", "write_rejects"]
 _DAMAGED = RowCode.MALFORMED.text

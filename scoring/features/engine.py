@@ -34,7 +34,8 @@ from scoring.features.panes import EntityPanes
 from scoring.features.pending import NOTHING_PENDING, Part, PendingOutcomes
 from scoring.features.spec import FeatureSpec, WindowFeature, checked
 from scoring.features.windows import FRAUD, EntityWindows
-from scoring.schema import OutcomeBatch, TransactionBatch, entity_keys, validate
+from scoring.row_codes import validate
+from scoring.schema import OutcomeBatch, TransactionBatch, entity_keys
 
 _LAST_APPLIED = np.uint8(Disposition.CORRECTED)
 # After so many events' share, for a sweep costs a single event more than what it looks at.
@@ -45,7 +46,7 @@ _SWEEP_FLOOR = 64
 @dataclass(frozen=True, eq=False)
 class FeatureMatrix:
     """``values`` float64 [n, f] under ``names``; ``disposition`` uint8 [n] of ``Disposition``; ``refusal`` uint8 [n] of
-    ``scoring.schema.RowCode`` (non-zero only where the disposition is REFUSED_INVALID)."""
+    ``scoring.row_codes.RowCode`` (non-zero only where the disposition is REFUSED_INVALID)."""
 
     names: tuple[str, ...]
     values: NDArray[np.float64]

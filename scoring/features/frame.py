@@ -13,7 +13,8 @@ from numpy.typing import NDArray
 
 from scoring.compiled import compiled
 from scoring.features.columns import category_column, number_column
-from scoring.schema import TransactionBatch, entity_keys, validate
+from scoring.row_codes import validate
+from scoring.schema import TransactionBatch, entity_keys
 
 # Addresses in the block, in the order of a kernel's own entries for a batch ...
 (

@@ -29,7 +29,8 @@ from member_node.streams.sources.rows import (
     missing_of,
     refusals_of,
 )
-from scoring.schema import MAX_TEXT_LENGTH, RowCode
+from scoring.row_codes import RowCode
+from scoring.schema import MAX_TEXT_LENGTH
 
 MAX_BATCHES = 256
 _MISSING = -(2**63)  # means "missing" in the engine

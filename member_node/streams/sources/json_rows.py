@@ -32,7 +32,8 @@ from member_node.streams.sources.rows import (
     checked_rows,
     refusals_of,
 )
-from scoring.schema import MAX_TEXT_LENGTH, RowCode
+from scoring.row_codes import RowCode
+from scoring.schema import MAX_TEXT_LENGTH
 
 _WHOLE = Annotated[int, Meta(gt=-(2**63), le=2**63 - 1)]  # int64's minimum means "missing" in the engine
 _TEXT = Annotated[str, Meta(max_length=MAX_TEXT_LENGTH)]

@@ -24,7 +24,8 @@ from member_node.streams.events import (
 )
 from member_node.streams.mapping import StreamMapping, channel_words
 from scoring.compiled import compiled
-from scoring.schema import CHANNELS, ENTITIES, MAX_TIME_US, Channel, RowCode
+from scoring.row_codes import RowCode
+from scoring.schema import CHANNELS, ENTITIES, MAX_TIME_US, Channel
 
 MAX_ROWS = 10_000
 # A clock that is further ahead than this is wrong: one event from next week would make all of today's late.

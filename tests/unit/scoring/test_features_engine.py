@@ -17,7 +17,8 @@ from scoring.features import (
     WindowFeature,
     parse_spec,
 )
-from scoring.schema import OutcomeBatch, RowCode, SchemaError, TransactionBatch, transaction_batch
+from scoring.row_codes import RowCode
+from scoring.schema import OutcomeBatch, SchemaError, TransactionBatch, transaction_batch
 
 SECOND = 1_000_000
 HOUR = 3600 * SECOND
