@@ -10,7 +10,7 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from sandbox.bench import feature_peers
+from sandbox.bench import feature_peers, peer_environment
 from sandbox.bench.feature_state import Stalls, bytes_held, stalls_of_a_hot_key, stalls_of_told_windows
 from sandbox.bench.result import Bar, BenchResult
 from scoring.features.engine import FeatureEngine
@@ -85,12 +85,18 @@ def handbook_stream(path: Path, size: int) -> Stream:
     )
 
 
-def bench_features(size: int, times: int, events: Path | None = None) -> BenchResult:
+def bench_features(
+    size: int, times: int, events: Path | None = None, peers_directory: Path | None = None
+) -> BenchResult:
     """``size`` events in batches of 4,096; one thread for the engine, two for DuckDB.
 
     ``events``: the handbook's file instead of the seeded stream. Rounds of the engine and of DuckDB alternate, so
-    that a machine that slows down slows both. river and PyFlink, where installed, get the first rows.
+    that a machine that slows down slows both. river and PyFlink get the first rows, where they are installed or in
+    the environments of ``peers_directory``, which are made first.
     """
+    interpreters = peer_environment.interpreters(
+        (feature_peers.RIVER, feature_peers.PYFLINK), peers_directory
+    )
     stream = seeded_stream(size) if events is None else handbook_stream(events, size)
     batches = stream.batches()
     spec = parse_spec(SPEC)
@@ -106,7 +112,7 @@ def bench_features(size: int, times: int, events: Path | None = None) -> BenchRe
     peers = {"duckdb": duckdb.per_second}
     bars = [Bar("engine / DuckDB's batch window query", own.per_second / duckdb.per_second, 1.0)]
     notes = {}
-    for name, rate in feature_peers.slow_peers(stream.table(), WINDOWS_DAYS).items():
+    for name, rate in feature_peers.slow_peers(stream.table(), WINDOWS_DAYS, interpreters).items():
         if isinstance(rate, str):
             notes[name] = rate
         else:
