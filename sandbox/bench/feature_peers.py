@@ -79,7 +79,7 @@ def _seconds(peer: Peer, interpreter: Interpreter, events: pa.Table, days: Seque
         path = Path(folder) / "events.csv"
         _write_csv(events, path)
         command = [interpreter.python, peer_child.__file__, peer.name, str(path), ",".join(map(str, days))]
-        child = subprocess.run(  # noqa: S603 (our script)
+        child = subprocess.run(
             command, env=interpreter.environment, cwd=folder, capture_output=True, text=True, check=False
         )
     answer = child.stdout.strip().splitlines()

@@ -68,7 +68,7 @@ def _made(peer: Peer, directory: Path) -> str:
         if not _imports(python, peer):
             # pip's progress goes where ours goes: stdout is for the result
             command = [str(python), "-m", "pip", "install", "--disable-pip-version-check", peer.package]
-            done = subprocess.run(command, stdout=sys.stderr, check=False)  # noqa: S603 (our venv)
+            done = subprocess.run(command, stdout=sys.stderr, check=False)
             if done.returncode or not _imports(python, peer):
                 raise PeerError(
                     f"pip could not install {peer.package} in {directory}: its message is above; the registry may lack"
@@ -81,7 +81,7 @@ def _made(peer: Peer, directory: Path) -> str:
 
 def _imports(python: Path, peer: Peer) -> bool:
     probe = [str(python), "-c", f"import {peer.name}"]
-    return subprocess.run(probe, capture_output=True, check=False).returncode == 0  # noqa: S603 (our venv)
+    return subprocess.run(probe, capture_output=True, check=False).returncode == 0
 
 
 def _environment(peer: Peer) -> dict[str, str]:
