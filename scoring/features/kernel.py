@@ -60,7 +60,7 @@ LIST = 512  # events that a node keeps drawn
 SHORT = 512  # events from which what is told of a window is carried over to its entity's next event
 REGISTER_BITS = 11
 REGISTERS = 1 << REGISTER_BITS
-SKETCH_FROM = 1024  # events from which an inner node keeps registers and lists
+SKETCH_FROM = 512  # events from which an inner node keeps registers and lists
 
 # Entries of the table: state ...
 (

@@ -197,8 +197,12 @@ class EntityWindows:
             entry: Pool.of(arrays[name], fill=_FILLS.get(entry, 0)) for entry, name in _NAMES.items()
         }
         self._meta = arrays["meta"].copy()
-        self._room[kernel.SHELF][:] = -1
+        self.forget()
         self._point()
+
+    def forget(self) -> None:
+        """Drop what is carried over from one event to the next for speed; answers do not depend on it."""
+        self._room[kernel.SHELF][:] = -1
 
     @property
     def _address(self) -> int:
