@@ -57,6 +57,7 @@ SAMPLE = 3584  # events drawn on average, or somewhat more, where it has more
 ALL = 1 << 32  # above every event's lot
 STEPS = 32  # limits of the lots drawn fall by 2 ^ (-1 / STEPS)
 LIST = 512  # events that a node keeps drawn
+FEW = 12  # values up to which it is cheaper to move one by one
 SHORT = 512  # events from which what is told of a window is carried over to its entity's next event
 REGISTER_BITS = 11
 REGISTERS = 1 << REGISTER_BITS
@@ -158,7 +159,10 @@ SKETCH_FROM = 512  # events from which an inner node keeps registers and lists
     SEEN_MARK,  # mark << 16 | count
     SEEN_PLACE,  # [telling, SCAN]: where its keys are
     TOLD_VALUE,  # [telling, SCAN]
-    RANKED,  # [SCAN] to select in
+    RANKED,  # [SCAN] to select and sort in
+    COMING,  # [SCAN] values to add to a shelf, and to take off it, together
+    GOING,
+    MOVING,  # how many of both
     TOLD_REGISTER,  # [telling, register]
     SHELF,  # [shelf, SHELF_WORDS]
     SHELF_KEY,  # [shelf, 2 SCAN]: an open-addressed set of categories; 0: empty
@@ -166,8 +170,8 @@ SKETCH_FROM = 512  # events from which an inner node keeps registers and lists
     SHELF_SORTED,  # [shelf, SCAN] values as integers of the same order
     SHELF_REGISTER,  # [shelf, register]
     SCALARS,
-) = range(65, 92)
-TABLE = 92
+) = range(65, 95)
+TABLE = 95
 
 # words of a node, before its state
 FIRST_TIME, FIRST_SEQUENCE, LAST_TIME, LAST_SEQUENCE, PLACE, STATE = range(6)
@@ -1904,8 +1908,16 @@ def _sifted(at: int, how: int, to: int, lane: int, bits: np.uint64) -> None:
             words[SIZE] += 1
         else:
             words[OWNER] = -1
-    else:
+    elif _i4(at, LANE_KEY)[lane] >= 0:
         _shelve(at, to, lane, bits, how == _ADD)
+    else:
+        moving = _i8(at, MOVING)
+        which = 0 if how == _ADD else 1
+        if moving[which] == SCAN:
+            _longs(_shelf(at, to))[OWNER] = -1
+            return
+        _u8(at, COMING if how == _ADD else GOING)[moving[which]] = bits
+        moving[which] += 1
 
 
 # ---- shelves: what is told of a window, carried over from one event of its entity to the next -----------------------
@@ -2142,6 +2154,9 @@ def _slide(
 ) -> None:
     """Take off a shelf what a window has no more, and add what it has; both overlap. It never holds too much."""
     words = _longs(_shelf(at, shelf))
+    moving = _i8(at, MOVING)
+    moving[0] = 0
+    moving[1] = 0
     begin = words[FROM]
     end = words[TO_TIME]
     end_sequence = words[TO_SEQUENCE]
@@ -2162,6 +2177,52 @@ def _slide(
         _sift(at, _ADD, shelf, lane, which, root, after, _END, begin, _END, 0, limit)
     if later:
         _sift(at, _ADD, shelf, lane, which, root, end, end_sequence, time, sequence, 0, limit)
+    if moving[0] + moving[1] > FEW:
+        _move_values(at, shelf)
+        return
+    for j in range(moving[1]):
+        _shelve(at, shelf, lane, _u8(at, GOING)[j], False)
+    for j in range(moving[0]):
+        _shelve(at, shelf, lane, _u8(at, COMING)[j], True)
+
+
+@_compiled
+def _move_values(at: int, shelf: int) -> None:
+    """Add COMING to a shelf's values and take GOING off, in one pass; all of GOING is there."""
+    words = _longs(_shelf(at, shelf))
+    moving = _i8(at, MOVING)
+    size = words[SIZE]
+    if size + moving[0] - moving[1] > SCAN:  # no room: it is given up
+        words[OWNER] = -1
+    if words[OWNER] < 0:
+        return
+    _sort(at, _longs(at)[COMING], moving[0])
+    _sort(at, _longs(at)[GOING], moving[1])
+    coming = _u8(at, COMING)
+    going = _u8(at, GOING)
+    values = _keys(_longs(at)[SHELF_SORTED] + 8 * shelf * SCAN)
+    ranked = _u8(at, RANKED)
+    kept = 0
+    gone = 0
+    come = 0
+    for j in range(size):
+        x = values[j]
+        if gone < moving[1] and going[gone] == x:
+            gone += 1
+            continue
+        while come < moving[0] and coming[come] < x:
+            ranked[kept] = coming[come]
+            kept += 1
+            come += 1
+        ranked[kept] = x
+        kept += 1
+    while come < moving[0]:
+        ranked[kept] = coming[come]
+        kept += 1
+        come += 1
+    for j in range(kept):
+        values[j] = ranked[j]
+    words[SIZE] = kept
 
 
 @_compiled
