@@ -112,7 +112,9 @@ def plot(
         list[Path], typer.Argument(help="Results that --json printed.", exists=True, dir_okay=False)
     ],
     out: Annotated[Path, typer.Option(dir_okay=False, help="SVG file to write.")],
-    kind: Annotated[str, typer.Option(help="throughput, latency or parts (of one result).")] = "throughput",
+    kind: Annotated[
+        str, typer.Option(help="throughput, latency, parts or stalls (of one result).")
+    ] = "throughput",
 ) -> None:
     """Draw results as a picture for the documentation."""
     from sandbox.bench.plots import ResultError, draw

@@ -19,11 +19,17 @@ Schneider 2019) with wide leaves for the cache lines.
 Three aggregations do not combine. Distinct values, entropy and quantiles are exact, by a scan, while a window has at
 most SCAN events with a value. Beyond, distinct values are estimated by HyperLogLog (Flajolet and others 2007; 2^11
 registers in inner nodes of at least SKETCH_FROM events; standard error 1.04 / sqrt(2^11) = 2.3 %; estimator of Ertl
-2017), entropy and quantiles from SAMPLE events, one drawn from each of SAMPLE equal shares of the window in order of
-time, by hash of the row's place in arrival order. A quantile's rank is then off by more than e with probability at
-most 2 exp(-2 SAMPLE e^2) (Hoeffding 1963; e = 0.05: 7e-5); entropy over m categories has a bias of at most
-log(1 + (m - 1) / SAMPLE), before the Miller-Madow term, and a deviation of at most log(SAMPLE) / sqrt(SAMPLE)
-(Paninski 2003).
+2017), entropy and quantiles from a sample: every event has a lot, a hash of its place in arrival order, and a window of
+n events takes those whose lots are below a limit that depends on n alone and lets through SAMPLE of them on average, or
+up to a 32nd of an octave more (Bernoulli sampling; nodes keep lists of their events with the lowest lots). A quantile's
+rank is then off by more than e with probability at most 2 exp(-SAMPLE (1 - exp(-2 e^2))) (Hoeffding 1963, over the
+sample's size; e = 0.05: 3.4e-8); entropy over m categories has a bias of about log(1 + (m - 1) / SAMPLE), before the
+Miller-Madow term, and a deviation of about log(SAMPLE) / sqrt(SAMPLE) (Paninski 2003).
+
+Collecting thousands of events anew for every event of a hot entity would cost a tenth of a millisecond a window. What
+was collected stays on a *shelf* (per window and lane) for the entity's next event, which takes off what the window left
+behind and adds what is new; an event that came late moves it back, and the next one forth. The answer is to the bit
+what collecting anew gives, so shelves are no state: nothing of them is saved.
 
 What an entity's tree looks like depends on its own events alone, not on batches or shards: results are bit-identical
 however a stream is cut.
@@ -1134,7 +1140,7 @@ def _estimate(registers: NDArray[np.uint8]) -> float:
 @_compiled
 def _lot(sequence: int) -> int:
     """An event's lot, below ALL: an event is drawn when its lot is below a limit, whoever asks and whenever."""
-    return np.int64(_mixed(np.uint64(sequence)) >> np.uint64(32))
+    return int(_mixed(np.uint64(sequence)) >> np.uint64(32))
 
 
 @_compiled
@@ -1281,7 +1287,7 @@ def _list_below(at: int, root: int, which: int, lane: int, drawn: int) -> None:
             for j in range(_longs(other)[0]):
                 if np.int64(lots[j]) >= limit[1]:
                     break
-                _list_add(drawn, np.int64(lots[j]), values[j])
+                _list_add(drawn, int(lots[j]), values[j])
         else:
             sequences = _sequences(at, place)
             for j in range(_length(place)):
@@ -1731,7 +1737,7 @@ def _begin_telling(at: int, k: int) -> None:
 @_compiled
 def _home(key: np.uint64) -> int:
     """Where an open-addressed set looks for a key first."""
-    return np.int64(_mixed(key) >> np.uint64(32)) & (2 * SCAN - 1)
+    return int(_mixed(key) >> np.uint64(32)) & (2 * SCAN - 1)
 
 
 @_compiled
@@ -2114,7 +2120,7 @@ def _bring_shelf(
     It is not for the first event of another entity: a shelf changes hands when the same entity asks twice.
     """
     words = _longs(_shelf(at, shelf))
-    entity = np.int64(_i4(at, ROW_ENTITY)[i])
+    entity = int(_i4(at, ROW_ENTITY)[i])
     lane = _i4(at, TELLING_LANE)[telling]
     which = _i4(at, TELLING_LIST)[telling]
     limit = _limit(at, total)
@@ -2243,7 +2249,7 @@ def _bring_registers(
     if words[HAS_REGISTERS] and words[REGISTERS_FROM] >= after:
         _register(at, telling, kept, root, end, end_sequence, time, sequence)
     else:
-        total = np.int64(_floats(_query_lane(at, _i4(at, TELLING_LANE)[telling]))[0])
+        total = int(_floats(_query_lane(at, _i4(at, TELLING_LANE)[telling]))[0])
         words[REGISTERS_FROM] = (
             after + _i8(at, WINDOW_WIDTH)[window] // total * 256
         )  # total > SCAN: before the end
@@ -2296,7 +2302,7 @@ def _tell_window(
     _i8(at, TELLING_SHELF)[k] = -1
     if shelf < 0 or root < 0:
         return
-    total = np.int64(_floats(_query_lane(at, lane))[0])
+    total = int(_floats(_query_lane(at, lane))[0])
     which = _i4(at, TELLING_LIST)[telling]
     far_time = _i8(at, TELLING_TIME)
     far_sequence = _i8(at, TELLING_SEQUENCE)

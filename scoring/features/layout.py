@@ -310,12 +310,14 @@ def _shelf_plan(windows: Sequence[Mapping[int, _Shelf]], tellings: int) -> dict[
 
 def _count_logs() -> NDArray[np.int64]:
     counts = np.arange(1, kernel.SCAN + 1)
-    return np.concatenate([[0], np.rint(counts * np.log(counts) * kernel.LOG_UNIT).astype(np.int64)])
+    logs: NDArray[np.int64] = np.rint(counts * np.log(counts) * kernel.LOG_UNIT).astype(np.int64)
+    return np.concatenate([np.zeros(1, np.int64), logs])
 
 
 def _limits() -> NDArray[np.int64]:
     steps = np.arange(kernel.MOST_STEPS)
-    return np.rint(kernel.ALL * np.exp2(-steps / kernel.STEPS)).astype(np.int64)
+    limits: NDArray[np.int64] = np.rint(kernel.ALL * np.exp2(-steps / kernel.STEPS)).astype(np.int64)
+    return limits
 
 
 _DRAWN = (Aggregation.ENTROPY, Aggregation.QUANTILE)
