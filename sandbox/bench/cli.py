@@ -79,15 +79,23 @@ def features(
         Path | None,
         typer.Option(exists=True, dir_okay=False, help="The handbook's Parquet file. Default: seeded rows."),
     ] = None,
+    peers_env: Annotated[
+        Path | None,
+        typer.Option(
+            file_okay=False,
+            help="Make a virtual environment for each of river and PyFlink here (pip, the first time) and measure them"
+            " in it, in the same run.",
+        ),
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Nine windowed features a customer against DuckDB's window query; a hot key; bytes of entities and events.
+    """Nine windowed features a customer against DuckDB's window query; hot keys; bytes of entities and events.
 
-    river and PyFlink are measured too where they are installed.
+    river and PyFlink are measured too where they are installed, or in environments of their own (--peers-env).
     """
     from sandbox.bench.features import bench_features
 
-    _show(lambda size, times: bench_features(size, times, events), size, times, as_json)
+    _show(lambda size, times: bench_features(size, times, events, peers_env), size, times, as_json)
 
 
 @app.command()
@@ -104,7 +112,9 @@ def plot(
         list[Path], typer.Argument(help="Results that --json printed.", exists=True, dir_okay=False)
     ],
     out: Annotated[Path, typer.Option(dir_okay=False, help="SVG file to write.")],
-    kind: Annotated[str, typer.Option(help="throughput, latency or parts (of one result).")] = "throughput",
+    kind: Annotated[
+        str, typer.Option(help="throughput, latency, parts or stalls (of one result).")
+    ] = "throughput",
 ) -> None:
     """Draw results as a picture for the documentation."""
     from sandbox.bench.plots import ResultError, draw

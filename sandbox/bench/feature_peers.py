@@ -1,23 +1,26 @@
-"""The same windows elsewhere: DuckDB in one query, river event by event, PyFlink as an OVER aggregation."""
+"""The same windows elsewhere: DuckDB in one query; river and PyFlink in interpreters of their own (peer_child)."""
 
 from __future__ import annotations
 
-import datetime as dt
-import importlib.util
+import json
+import subprocess
 import tempfile
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
 
 import pyarrow as pa
 
-from sandbox.bench.result import Timing, repeat
+from sandbox.bench import peer_child
+from sandbox.bench.peer_environment import Interpreter, Peer, PeerError
+from sandbox.bench.result import Timing
 
 SECONDS_PER_DAY = 86_400
-_WARM_UP_ROWS = 1_000
-_RIVER_ROWS = 50_000
-_FLINK_ROWS = 500_000  # a job takes seconds to begin, whatever its size
+# What is measured in an interpreter of its own, and on how many rows.
+RIVER = Peer("river", "river", 50_000)
+PYFLINK = Peer(
+    "pyflink", "apache-flink", 500_000, java=True
+)  # a job takes seconds to begin, whatever its size
 
 
 def alternate(
@@ -54,87 +57,36 @@ def duckdb_query(events: pa.Table, days: Sequence[int]) -> Callable[[], pa.Table
     return run
 
 
-def slow_peers(events: pa.Table, days: Sequence[int]) -> dict[str, float | str]:
+def slow_peers(
+    events: pa.Table, days: Sequence[int], interpreters: Sequence[tuple[Peer, Interpreter | str]]
+) -> dict[str, float | str]:
     """Per peer its events a second over the first rows of ``events``, warmed up, or why there are none."""
     peers: dict[str, float | str] = {}
-    for name, package, make, rows in (
-        ("river", "river", _river, _RIVER_ROWS),
-        ("pyflink", "apache-flink", _flink, _FLINK_ROWS),
-    ):
-        if importlib.util.find_spec(name) is None:
-            peers[name] = f"{name} is not installed: pip install {package}"
+    for peer, interpreter in interpreters:
+        if isinstance(interpreter, str):
+            peers[peer.name] = interpreter
             continue
-        make(events.slice(0, _WARM_UP_ROWS), days)()
-        part = events.slice(0, rows)
-        peers[name] = repeat(make(part, days), items=part.num_rows, times=1, warm_up=0).per_second
+        part = events.slice(0, peer.rows)
+        try:
+            peers[peer.name] = part.num_rows / _seconds(peer, interpreter, part, days)
+        except PeerError as error:
+            peers[peer.name] = str(error)
     return peers
 
 
-def _river(events: pa.Table, days: Sequence[int]) -> Callable[[], object]:
-    rows = list(
-        zip(
-            [dt.datetime(1970, 1, 1) + dt.timedelta(seconds=s) for s in events["seconds"].to_pylist()],
-            events["customer"].to_pylist(),
-            events["amount"].to_pylist(),
-            strict=True,
+def _seconds(peer: Peer, interpreter: Interpreter, events: pa.Table, days: Sequence[int]) -> float:
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "events.csv"
+        _write_csv(events, path)
+        command = [interpreter.python, peer_child.__file__, peer.name, str(path), ",".join(map(str, days))]
+        child = subprocess.run(
+            command, env=interpreter.environment, cwd=folder, capture_output=True, text=True, check=False
         )
-    )
-
-    def run() -> list[Any]:
-        from river import stats, utils  # type: ignore[import-not-found]
-
-        customers: dict[int, list[Any]] = {}
-        results = []
-        for at, customer, amount in rows:
-            windows = customers.get(customer)
-            if windows is None:
-                windows = [utils.TimeRolling(stats.Var, period=dt.timedelta(days=day)) for day in days]
-                customers[customer] = windows
-            row = []
-            for window in windows:
-                window.update(amount, t=at)
-                row += [window.mean.n, window.mean.get(), window.get() ** 0.5]
-            results.append(row)
-        return results
-
-    return run
-
-
-def _flink(events: pa.Table, days: Sequence[int]) -> Callable[[], object]:
-    """One OVER window is one query in Flink's SQL: the three run one after the other in one job."""
-
-    def run() -> int:
-        from pyflink.table import (  # type: ignore[import-not-found]
-            EnvironmentSettings,
-            TableEnvironment,
-        )
-
-        with tempfile.TemporaryDirectory() as folder:
-            source = Path(folder) / "events.csv"
-            _write_csv(events, source)
-            environment = TableEnvironment.create(EnvironmentSettings.in_streaming_mode())
-            environment.get_config().set("parallelism.default", "2")
-            environment.execute_sql(
-                "CREATE TABLE events (customer BIGINT, seconds BIGINT, amount DOUBLE,"
-                " happened AS TO_TIMESTAMP_LTZ(seconds, 0), WATERMARK FOR happened AS happened)"
-                f" WITH ('connector' = 'filesystem', 'path' = '{source}', 'format' = 'csv')"
-            )
-            statements = environment.create_statement_set()
-            for day in days:
-                environment.execute_sql(
-                    f"CREATE TABLE out_{day} (customer BIGINT, n BIGINT, mean DOUBLE, spread DOUBLE)"
-                    " WITH ('connector' = 'blackhole')"
-                )
-                over = f"RANGE BETWEEN INTERVAL '{day}' DAY(3) PRECEDING AND CURRENT ROW"
-                statements.add_insert_sql(
-                    f"INSERT INTO out_{day} SELECT customer, COUNT(*) OVER w, AVG(amount) OVER w,"  # noqa: S608
-                    " STDDEV_SAMP(amount) OVER w FROM events"
-                    f" WINDOW w AS (PARTITION BY customer ORDER BY happened {over})"
-                )
-            statements.execute().wait()
-        return len(days)
-
-    return run
+    answer = child.stdout.strip().splitlines()
+    if child.returncode or not answer:
+        said = child.stderr.strip().splitlines() or ["nothing on stderr"]
+        raise PeerError(f"{peer.name} failed: {said[-1]}")
+    return float(json.loads(answer[-1])["seconds"])
 
 
 def _write_csv(events: pa.Table, path: Path) -> None:

@@ -10,8 +10,8 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from sandbox.bench import feature_peers
-from sandbox.bench.feature_state import Stalls, bytes_held, stalls_of_a_hot_key, stalls_of_told_windows
+from sandbox.bench import feature_peers, peer_environment
+from sandbox.bench.feature_state import Stalls, bytes_held, stalls_of_a_hot_key, stalls_of_a_told_hot_key
 from sandbox.bench.result import Bar, BenchResult
 from scoring.features.engine import FeatureEngine
 from scoring.features.spec import parse_spec
@@ -85,12 +85,18 @@ def handbook_stream(path: Path, size: int) -> Stream:
     )
 
 
-def bench_features(size: int, times: int, events: Path | None = None) -> BenchResult:
+def bench_features(
+    size: int, times: int, events: Path | None = None, peers_directory: Path | None = None
+) -> BenchResult:
     """``size`` events in batches of 4,096; one thread for the engine, two for DuckDB.
 
     ``events``: the handbook's file instead of the seeded stream. Rounds of the engine and of DuckDB alternate, so
-    that a machine that slows down slows both. river and PyFlink, where installed, get the first rows.
+    that a machine that slows down slows both. river and PyFlink get the first rows, where they are installed or in
+    the environments of ``peers_directory``, which are made first.
     """
+    interpreters = peer_environment.interpreters(
+        (feature_peers.RIVER, feature_peers.PYFLINK), peers_directory
+    )
     stream = seeded_stream(size) if events is None else handbook_stream(events, size)
     batches = stream.batches()
     spec = parse_spec(SPEC)
@@ -106,17 +112,17 @@ def bench_features(size: int, times: int, events: Path | None = None) -> BenchRe
     peers = {"duckdb": duckdb.per_second}
     bars = [Bar("engine / DuckDB's batch window query", own.per_second / duckdb.per_second, 1.0)]
     notes = {}
-    for name, rate in feature_peers.slow_peers(stream.table(), WINDOWS_DAYS).items():
+    for name, rate in feature_peers.slow_peers(stream.table(), WINDOWS_DAYS, interpreters).items():
         if isinstance(rate, str):
             notes[name] = rate
         else:
             peers[name] = rate
             bars.append(Bar(f"engine / {name}", own.per_second / rate, 20.0))
     hot = stalls_of_a_hot_key(HOT_EVENTS)
-    told = stalls_of_told_windows()
+    told = stalls_of_a_told_hot_key(HOT_EVENTS)
     bars += [
-        _stall_bar("one customer with 1,000,000 events", hot),
-        _stall_bar("distinct, entropy, quantiles", told),
+        _stall_bar("hot key: worst update ms", hot),
+        _stall_bar("hot key with distinct, entropy and quantile: worst update ms", told),
     ]
     return BenchResult(
         name="features",
@@ -125,10 +131,12 @@ def bench_features(size: int, times: int, events: Path | None = None) -> BenchRe
         peers=peers,
         bars=tuple(bars),
         notes=notes | {"hot key": hot.text, "hot key, told": told.text, "memory": bytes_held().text},
+        histograms={
+            "one customer, moments, extremes, runs, slope": hot.histogram,
+            "one customer, distinct, entropy, quantiles": told.histogram,
+        },
     )
 
 
 def _stall_bar(what: str, stalls: Stalls) -> Bar:
-    return Bar(
-        f"worst stall, ms of processor time: {what}", float(stalls.processor_ms.max()), 5.0, at_most=True
-    )
+    return Bar(what, float(stalls.processor_ms.max()), 5.0, at_most=True)

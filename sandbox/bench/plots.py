@@ -21,7 +21,10 @@ class ResultError(ValueError):
 
 
 def draw(kind: str, texts: Sequence[str]) -> str:
-    """The picture ``throughput``, ``latency`` or ``parts`` of printed results as SVG. Raises :class:`ResultError`."""
+    """The picture ``throughput``, ``latency``, ``parts`` or ``stalls`` of printed results as SVG.
+
+    Raises :class:`ResultError`.
+    """
     try:
         results = [json.loads(text) for text in texts]
     except ValueError as error:
@@ -30,9 +33,9 @@ def draw(kind: str, texts: Sequence[str]) -> str:
         return svg_alone(throughput(results))
     if kind == "latency":
         return svg_alone(latencies(results))
-    if kind != "parts" or len(results) != 1:
-        raise ResultError("draw throughput, latency, or the parts of one result")
-    return svg_alone(shares(results[0]))
+    if kind not in ("parts", "stalls") or len(results) != 1:
+        raise ResultError("draw throughput, latency, or the parts or stalls of one result")
+    return svg_alone(shares(results[0]) if kind == "parts" else stalls(results[0]))
 
 
 def throughput(results: Sequence[Mapping[str, Any]]) -> Drawing:
@@ -93,6 +96,36 @@ def shares(result: Mapping[str, Any]) -> Drawing:
     axes.set_xlabel("microseconds an event", color=MUTED)
     spoken = "; ".join(f"{name} {micros:.2f} microseconds an event" for name, micros in rows)
     return Drawing(figure, "Where the time of an event goes", spoken)
+
+
+def stalls(result: Mapping[str, Any]) -> Drawing:
+    """Histograms of a result's milliseconds an update, side by side; counts on a logarithmic axis, the worst named.
+
+    Raises :class:`ResultError` for a result without histograms.
+    """
+    told = _of(result, "histograms")
+    if not told:
+        raise ResultError(f"{_of(result, 'name')} has no histogram")
+    figure = new_figure(5.0 * len(told), 3.6)
+    spoken = []
+    for axes, (name, histogram) in zip(
+        figure.subplots(1, len(told), squeeze=False)[0], told.items(), strict=True
+    ):
+        calm(axes)
+        edges, counts = histogram["edges"], histogram["counts"]
+        places = list(range(len(counts)))
+        axes.bar(places, counts, width=0.86, color=OWN)
+        for place, count in zip(places, counts, strict=True):
+            if count:
+                axes.annotate(f"{count:,}", (place, count), ha="center", va="bottom", color=INK, fontsize=9)
+        ends = [*(f"{edge:g}" for edge in edges[1:-1]), "more"]
+        axes.set_xticks([place + 0.5 for place in places[:-1]] + [places[-1] + 0.1], ends, color=INK)
+        axes.set_yscale("log")
+        axes.set_ylim(0.7, max(counts) * 4)
+        axes.set_xlabel(f"milliseconds an update; worst {histogram['worst']:.2f}", color=MUTED)
+        axes.set_title(name, color=INK, fontsize=10.5)
+        spoken.append(f"{name}: {sum(counts):,} updates, worst {histogram['worst']:.2f} ms")
+    return Drawing(figure, "Processor time of an update", "; ".join(spoken))
 
 
 def latencies(results: Sequence[Mapping[str, Any]]) -> Drawing:

@@ -43,8 +43,18 @@ class Bar:
 
 
 @dataclass(frozen=True)
+class Histogram:
+    """``counts`` of the milliseconds between neighbouring ``edges``; the last one includes all that is above."""
+
+    edges: tuple[float, ...]
+    counts: tuple[int, ...]
+    worst: float
+
+
+@dataclass(frozen=True)
 class BenchResult:
-    """One benchmark. ``limits``: what the primitive operations alone would allow; ``notes``: why a field is null.
+    """One benchmark. ``limits``: what the primitive operations alone would allow; ``notes``: why a field is null;
+    ``histograms``: of milliseconds.
 
     ``limits`` and ``peers`` are items a second, measured in the same run.
     """
@@ -56,6 +66,7 @@ class BenchResult:
     peers: dict[str, float] = field(default_factory=dict)
     bars: tuple[Bar, ...] = ()
     notes: dict[str, str] = field(default_factory=dict)
+    histograms: dict[str, Histogram] = field(default_factory=dict)
 
     def as_json(self) -> dict[str, Any]:
         """The object ``--json`` prints."""
@@ -72,6 +83,10 @@ class BenchResult:
                 {"what": bar.what, "value": bar.value, "bar": bar.bar, "holds": bar.holds}
                 for bar in self.bars
             ],
+            "histograms": {
+                name: {"edges": histogram.edges, "counts": histogram.counts, "worst": histogram.worst}
+                for name, histogram in self.histograms.items()
+            },
             "notes": {"p99_us": "fewer than 20 repetitions", **self.notes}
             if len(self.timing.seconds) < 20
             else self.notes,

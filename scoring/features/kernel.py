@@ -19,11 +19,17 @@ Schneider 2019) with wide leaves for the cache lines.
 Three aggregations do not combine. Distinct values, entropy and quantiles are exact, by a scan, while a window has at
 most SCAN events with a value. Beyond, distinct values are estimated by HyperLogLog (Flajolet and others 2007; 2^11
 registers in inner nodes of at least SKETCH_FROM events; standard error 1.04 / sqrt(2^11) = 2.3 %; estimator of Ertl
-2017), entropy and quantiles from SAMPLE events, one drawn from each of SAMPLE equal shares of the window in order of
-time, by hash of the row's place in arrival order. A quantile's rank is then off by more than e with probability at
-most 2 exp(-2 SAMPLE e^2) (Hoeffding 1963; e = 0.05: 7e-5); entropy over m categories has a bias of at most
-log(1 + (m - 1) / SAMPLE), before the Miller-Madow term, and a deviation of at most log(SAMPLE) / sqrt(SAMPLE)
-(Paninski 2003).
+2017), entropy and quantiles from a sample: every event has a lot, a hash of its place in arrival order, and a window of
+n events takes those whose lots are below a limit that depends on n alone and lets through SAMPLE of them on average, or
+up to a 32nd of an octave more (Bernoulli sampling; nodes keep lists of their events with the lowest lots). A quantile's
+rank is then off by more than e with probability at most 2 exp(-SAMPLE (1 - exp(-2 e^2))) (Hoeffding 1963, over the
+sample's size; e = 0.05: 3.4e-8); entropy over m categories has a bias of about log(1 + (m - 1) / SAMPLE), before the
+Miller-Madow term, and a deviation of about log(SAMPLE) / sqrt(SAMPLE) (Paninski 2003).
+
+Collecting thousands of events anew for every event of a hot entity would cost a tenth of a millisecond a window. What
+was collected stays on a *shelf* (per window and lane) for the entity's next event, which takes off what the window left
+behind and adds what is new; an event that came late moves it back, and the next one forth. The answer is to the bit
+what collecting anew gives, so shelves are no state: nothing of them is saved.
 
 What an entity's tree looks like depends on its own events alone, not on batches or shards: results are bit-identical
 however a stream is cut.
@@ -53,11 +59,15 @@ LEAF = 64
 FANOUT = 32
 DEPTH = 16
 SCAN = 4096  # events with a value that a window may have for an exact distinct count, entropy or quantile
-SAMPLE_BITS = 11
-SAMPLE = 1 << SAMPLE_BITS  # events drawn where it has more
+SAMPLE = 3584  # events drawn on average, or somewhat more, where it has more
+ALL = 1 << 32  # above every event's lot
+STEPS = 32  # limits of the lots drawn fall by 2 ^ (-1 / STEPS)
+LIST = 512  # events that a node keeps drawn
+FEW = 12  # values up to which it is cheaper to move one by one
+SHORT = 512  # events from which what is told of a window is carried over to its entity's next event
 REGISTER_BITS = 11
 REGISTERS = 1 << REGISTER_BITS
-SKETCH_FROM = 1024  # events from which an inner node keeps registers
+SKETCH_FROM = 512  # events from which an inner node keeps registers and lists
 
 # Entries of the table: state ...
 (
@@ -65,7 +75,7 @@ SKETCH_FROM = 1024  # events from which an inner node keeps registers
     NODE,  # [node, NODE_WORDS] words: see below
     CHILD,
     SKETCH_OF,  # a node's block in SKETCH, or -1
-    SKETCH,  # [block, distinct count, register]
+    SKETCH,  # [block, byte]: the registers of each distinct count, then each list of drawn events
     ENTITY_ROOT,  # -1: no events, -2: no owner
     ENTITY_OF,  # -1: the record's event is not in this pool
     META,
@@ -97,7 +107,13 @@ SKETCH_FROM = 1024  # events from which an inner node keeps registers
     GROUP_TELLINGS,  # [groups + 1] offsets into TELLING_*
     TELLING_LANE,
     TELLING_SKETCH,  # place in SKETCH_LANE, -1: no distinct count
-    TELLING_DRAWN,  # whether an entropy or a quantile is wanted
+    TELLING_LIST,  # place in LIST_LANE, -1: no entropy or quantile
+    LIST_LANE,  # the lane that each list of drawn events follows
+    WINDOW_SHELF,  # [window, telling of its group]: shelf, -1: no feature of the window reads it
+    SHELF_LANE,
+    SHELF_DISTINCT,  # whether a distinct count is wanted
+    SHELF_DRAWN,  # whether an entropy or a quantile is wanted
+    LIMITS,  # [MOST_STEPS]
     WINDOW_WIDTH,
     WINDOW_FEATURES,  # [windows + 1] offsets into FEATURE_*
     FEATURE_KIND,
@@ -106,8 +122,8 @@ SKETCH_FROM = 1024  # events from which an inner node keeps registers
     FEATURE_PARAMETER,  # power of a moment, q of a quantile
     FEATURE_COLUMN,
     FEATURE_EMPTY,
-    COUNT_LOGS,  # [SCAN + 1] c log c
-) = range(8, 42)
+    COUNT_LOGS,  # [SCAN + 1] c log c in units of 1 / LOG_UNIT, whole: sums do not depend on their order
+) = range(8, 48)
 # ... the batch (see ``scoring.features.frame``; values and keys by row) ...
 (
     ROW_ENTITY,  # slot of the entity, or MISSING_ENTITY, FOREIGN_ENTITY
@@ -127,7 +143,7 @@ SKETCH_FROM = 1024  # events from which an inner node keeps registers
     CHANGE_SEQUENCE,
     CHANGE_FRAUD,
     OUT,  # [row, feature]
-) = range(42, 59)
+) = range(48, 65)
 # ... and room to work in.
 (
     PATH_NODE,
@@ -138,7 +154,9 @@ SKETCH_FROM = 1024  # events from which an inner node keeps registers
     PICKED_VALUE,  # [LEAF] values, second values and times of the events of one leaf that a lane counts
     PICKED_SECOND,
     PICKED_TIME,
-    TELLING_COUNT,  # keys or values collected
+    TELLING_COUNT,  # different keys, or values, collected
+    TELLING_SIZE,  # events collected
+    TELLING_SHELF,  # the shelf that has the answer, -1: it was collected
     TELLING_MARK,
     TELLING_TIME,  # how far back a telling has come
     TELLING_SEQUENCE,
@@ -147,12 +165,19 @@ SKETCH_FROM = 1024  # events from which an inner node keeps registers
     SEEN_MARK,  # mark << 16 | count
     SEEN_PLACE,  # [telling, SCAN]: where its keys are
     TOLD_VALUE,  # [telling, SCAN]
-    RANKED,  # [SCAN] to select in
+    RANKED,  # [SCAN] to select and sort in
+    COMING,  # [SCAN] values to add to a shelf, and to take off it, together
+    GOING,
+    MOVING,  # how many of both
     TOLD_REGISTER,  # [telling, register]
-    DRAW,  # state of the drawing at hand
+    SHELF,  # [shelf, SHELF_WORDS]
+    SHELF_KEY,  # [shelf, 2 SCAN]: an open-addressed set of categories; 0: empty
+    SHELF_COUNT,
+    SHELF_SORTED,  # [shelf, SCAN] values as integers of the same order
+    SHELF_REGISTER,  # [shelf, register]
     SCALARS,
-) = range(59, 80)
-TABLE = 80
+) = range(65, 95)
+TABLE = 95
 
 # words of a node, before its state
 FIRST_TIME, FIRST_SEQUENCE, LAST_TIME, LAST_SEQUENCE, PLACE, STATE = range(6)
@@ -166,10 +191,16 @@ META_LENGTH = 14
 FRAUD_COLUMN, RETENTION, VALUES, KEYS, LANES, GROUPS, SKETCHES, COLUMNS = range(8)
 SLOT_WORDS, NODE_WORDS, FLAG_FIELD, VALUE_FIELD, KEY_FIELD, TOTAL_LANE, ORDERED = range(8, 15)
 ROWS, CHANGES, SLOTS, NODES, CHILDREN, BLOCKS = range(15, 21)
-SCALARS_LENGTH = 21
-# entries of DRAW
-_PASSED, _DRAWN, _RANK, _TOTAL, _SEED = range(5)
-DRAW_LENGTH = 5
+LISTS, SHELVES, TELLINGS, BLOCK_BYTES = range(21, 25)
+SCALARS_LENGTH = 25
+# words of a shelf: whose it is, who asked last, the stretch (from, to] and the lots it holds, of how many events, keys
+# and weight; whether it holds them, and registers; and the stretch that those are of
+OWNER, CANDIDATE, FROM, TO_TIME, TO_SEQUENCE, BELOW, SIZE, DIFFERENT, WEIGHT = range(9)
+HOLDS, HAS_REGISTERS, REGISTERS_FROM, REGISTERS_TIME, REGISTERS_SEQUENCE = range(9, 14)
+SHELF_WORDS = 14
+LIST_BYTES = 16 + LIST * 12  # length, limit of the lots, then values and lots in the order of the lots
+LOG_UNIT = 1 << 46
+MOST_STEPS = 24 * STEPS + 1
 
 # a row needs at most this much fresh room
 SPARE_SLOTS = 4 * LEAF
@@ -182,7 +213,7 @@ DONE, MORE_ROOM = range(2)
 MISSING_ENTITY, FOREIGN_ENTITY = -1, -2
 RUNS = 6  # floats of the part: rising start, end, longest; falling start, end, longest
 _END = (1 << 63) - 1
-_COLLECT, _REGISTER, _DRAW = range(3)
+_PLAIN, _ADD, _APPEND, _REMOVE = range(4)
 _EARTH_KM = 6371.0088  # mean radius of WGS-84 (IUGG 1980)
 _US_PER_HOUR = 3.6e9
 
@@ -219,6 +250,7 @@ _floats = _view_of(types.float64)
 _longs = _view_of(types.int64)
 _keys = _view_of(types.uint64)
 _ints = _view_of(types.int32)
+_shorts = _view_of(types.uint32)
 _bytes = _view_of(types.uint8)
 
 
@@ -368,7 +400,7 @@ def _new_node(at: int, level: int, room: int) -> int:
             start = meta[CHILD_BUMP]
             meta[CHILD_BUMP] += FANOUT
     _longs(_node(at, node))[PLACE] = (start << 24) | (level << 16) | (room << 8)
-    if _scalar(at, SKETCHES) > 0:
+    if _scalar(at, BLOCK_BYTES) > 0:
         _i4(at, SKETCH_OF)[node] = -1
     return node
 
@@ -385,7 +417,7 @@ def _free_node(at: int, node: int) -> None:
     else:
         child[_start(place)] = meta[FREE_CHILD]
         meta[FREE_CHILD] = _start(place)
-        if _scalar(at, SKETCHES) > 0:
+        if _scalar(at, BLOCK_BYTES) > 0:
             _free_sketch(at, node)
     words[FIRST_SEQUENCE] = meta[FREE_NODE]
     meta[FREE_NODE] = node
@@ -906,7 +938,14 @@ def _refresh_lane(at: int, node: int, lane: int) -> None:
 
 @_compiled
 def _refresh(at: int, node: int) -> None:
-    """Recompute a node's bounds, states and registers from its own content (never empty)."""
+    """Recompute a node's bounds, states, registers and lists from its own content (never empty)."""
+    _refresh_states(at, node)
+    if _scalar(at, BLOCK_BYTES) > 0 and _level(_place(at, node)) > 0:
+        _refresh_sketch(at, node, True)
+
+
+@_compiled
+def _refresh_states(at: int, node: int) -> None:
     words = _longs(_node(at, node))
     place = words[PLACE]
     start = _start(place)
@@ -928,8 +967,6 @@ def _refresh(at: int, node: int) -> None:
         words[LAST_SEQUENCE] = other[LAST_SEQUENCE]
     for lane in range(_scalar(at, LANES)):
         _refresh_lane(at, node, lane)
-    if _scalar(at, SKETCHES) > 0 and _level(place) > 0:
-        _refresh_sketch(at, node)
 
 
 # ---- registers of distinct counts ---------------------------------------------------------------------------------
@@ -961,8 +998,12 @@ def _note(registers: NDArray[np.uint8], key: np.uint64) -> None:
 @_compiled
 def _sketch(at: int, node: int, sketch: int) -> NDArray[np.uint8]:
     """The registers of a node for one distinct count."""
-    block = np.int64(_i4(at, SKETCH_OF)[node])
-    return _bytes(_longs(at)[SKETCH] + (block * _scalar(at, SKETCHES) + sketch) * REGISTERS)
+    return _bytes(_block(at, _i4(at, SKETCH_OF)[node]) + sketch * REGISTERS)
+
+
+@_compiled
+def _block(at: int, block: int) -> int:
+    return _longs(at)[SKETCH] + np.int64(block) * _scalar(at, BLOCK_BYTES)
 
 
 @_compiled
@@ -972,15 +1013,14 @@ def _free_sketch(at: int, node: int) -> None:
     block = owner[node]
     if block < 0:
         return
-    link = _longs(_longs(at)[SKETCH] + np.int64(block) * _scalar(at, SKETCHES) * REGISTERS)
-    link[0] = meta[FREE_SKETCH]
+    _longs(_block(at, block))[0] = meta[FREE_SKETCH]
     meta[FREE_SKETCH] = block
     owner[node] = -1
 
 
 @_compiled
-def _refresh_sketch(at: int, node: int) -> None:
-    """Recompute an inner node's registers, or give them up when it has few events."""
+def _refresh_sketch(at: int, node: int, lists: bool) -> None:
+    """Recompute an inner node's registers, and its ``lists``, or give all up when it has few events."""
     owner = _i4(at, SKETCH_OF)
     meta = _i8(at, META)
     if _floats(_node_lane(at, node, _scalar(at, TOTAL_LANE)))[0] < SKETCH_FROM:
@@ -989,11 +1029,15 @@ def _refresh_sketch(at: int, node: int) -> None:
     if owner[node] < 0:
         block = meta[FREE_SKETCH]
         if block >= 0:
-            meta[FREE_SKETCH] = _longs(_longs(at)[SKETCH] + block * _scalar(at, SKETCHES) * REGISTERS)[0]
+            meta[FREE_SKETCH] = _longs(_block(at, block))[0]
         else:
             block = meta[SKETCH_BUMP]
             meta[SKETCH_BUMP] += 1
         owner[node] = block
+        lists = True
+    if lists:
+        for which in range(_scalar(at, LISTS)):
+            _refresh_list(at, node, which)
     lanes = _i4(at, SKETCH_LANE)
     for sketch in range(_scalar(at, SKETCHES)):
         registers = _sketch(at, node, sketch)
@@ -1088,6 +1132,187 @@ def _estimate(registers: NDArray[np.uint8]) -> float:
             break
     z += m * s
     return float(np.rint(m * m / (2.0 * np.log(2.0) * z)))
+
+
+# ---- lists of drawn events ----------------------------------------------------------------------------------------
+
+
+@_compiled
+def _lot(sequence: int) -> int:
+    """An event's lot, below ALL: an event is drawn when its lot is below a limit, whoever asks and whenever."""
+    return int(_mixed(np.uint64(sequence)) >> np.uint64(32))
+
+
+@_compiled
+def _limit(at: int, total: int) -> int:
+    """The limit of the lots that draws SAMPLE of ``total`` events on average, to a step above; ALL if few."""
+    if total <= SCAN:
+        return ALL
+    limits = _i8(at, LIMITS)
+    wanted = (SAMPLE << 32) // total
+    low = 0
+    high = MOST_STEPS - 1
+    while low < high:  # the last step not below
+        middle = (low + high + 1) // 2
+        if limits[middle] >= wanted:
+            low = middle
+        else:
+            high = middle - 1
+    return limits[low]
+
+
+@_compiled
+def _list(at: int, node: int, which: int) -> int:
+    """Address of a node's list: all events of a lane with lots below its limit, or the list's own limit."""
+    return _block(at, _i4(at, SKETCH_OF)[node]) + _scalar(at, SKETCHES) * REGISTERS + which * LIST_BYTES
+
+
+@_compiled
+def _list_lots(drawn: int) -> NDArray[np.uint32]:
+    return _shorts(drawn + 16 + 8 * LIST)
+
+
+@_compiled
+def _list_upper(drawn: int, lot: int) -> int:
+    """How many events of a list have lots up to ``lot``."""
+    lots = _list_lots(drawn)
+    low = 0
+    high = _longs(drawn)[0]
+    while low < high:
+        middle = (low + high) // 2
+        if np.int64(lots[middle]) <= lot:
+            low = middle + 1
+        else:
+            high = middle
+    return low
+
+
+@_compiled
+def _list_add(drawn: int, lot: int, bits: np.uint64) -> None:
+    words = _longs(drawn)
+    lots = _list_lots(drawn)
+    values = _keys(drawn + 16)
+    if lot >= words[1]:
+        return
+    if words[0] == LIST:  # full: a quarter goes, and with it all of the same lot
+        words[1] = np.int64(lots[LIST - LIST // 4])
+        words[0] = _list_upper(drawn, words[1] - 1)
+        if lot >= words[1]:
+            return
+    where = _list_upper(drawn, lot)
+    for j in range(words[0] - 1, where - 1, -1):
+        lots[j + 1] = lots[j]
+    for j in range(words[0] - 1, where - 1, -1):
+        values[j + 1] = values[j]
+    lots[where] = lot
+    values[where] = bits
+    words[0] += 1
+
+
+@_compiled
+def _list_remove(drawn: int, lot: int, bits: np.uint64) -> None:
+    words = _longs(drawn)
+    lots = _list_lots(drawn)
+    values = _keys(drawn + 16)
+    if lot >= words[1]:
+        return
+    where = _list_upper(drawn, lot) - 1
+    while values[where] != bits:  # one of the same lot
+        where -= 1
+    for j in range(where, words[0] - 1):
+        lots[j] = lots[j + 1]
+        values[j] = values[j + 1]
+    words[0] -= 1
+
+
+@_compiled
+def _slot_bits(at: int, lane: int, place: int, j: int) -> np.uint64:
+    """What a telling tells of a slot: its key, or the bits of its value."""
+    column = _i4(at, LANE_KEY)[lane]
+    if column >= 0:
+        return _keys(_field(at, place, _scalar(at, KEY_FIELD) + column))[j]
+    return _rank_bits(_floats(_field(at, place, _scalar(at, VALUE_FIELD) + _i4(at, LANE_VALUE)[lane]))[j])
+
+
+@_compiled
+def _row_bits(at: int, i: int, lane: int) -> np.uint64:
+    column = _i4(at, LANE_KEY)[lane]
+    if column >= 0:
+        return _u8(at, ROW_KEY)[i * _scalar(at, KEYS) + column]
+    return _rank_bits(_row_value(at, i, _i4(at, LANE_VALUE)[lane]))
+
+
+@_compiled
+def _refresh_list(at: int, node: int, which: int) -> None:
+    """Recompute a list from what is below: no event below has a lot under its limit and is missing."""
+    owner = _i4(at, SKETCH_OF)
+    child = _i4(at, CHILD)
+    lane = _i4(at, LIST_LANE)[which]
+    place = _place(at, node)
+    drawn = _list(at, node, which)
+    words = _longs(drawn)
+    count = np.int64(_floats(_node_lane(at, node, lane))[0])
+    words[0] = 0
+    words[1] = ALL if count <= LIST else ((LIST - LIST // 4) << 32) // count
+    for j in range(_length(place)):
+        other = child[_start(place) + j]
+        if _level(place) > 1 and owner[other] >= 0:
+            words[1] = min(words[1], _longs(_list(at, other, which))[1])
+    for j in range(_length(place)):
+        _list_below(at, child[_start(place) + j], which, lane, drawn)
+
+
+@_compiled
+def _list_below(at: int, root: int, which: int, lane: int, drawn: int) -> None:
+    """Add the events of a whole subtree to a list."""
+    owner = _i4(at, SKETCH_OF)
+    child = _i4(at, CHILD)
+    limit = _longs(drawn)
+    starts = _longs(_longs(at)[CURSOR] + 8 * 2 * DEPTH)
+    places = _longs(_longs(at)[CURSOR] + 8 * 3 * DEPTH)
+    depth = -1
+    node = root
+    while True:
+        place = _place(at, node)
+        if _level(place) > 0 and owner[node] < 0:
+            depth += 1
+            starts[depth] = _start(place)
+            places[depth] = _length(place) - 1
+            node = child[_start(place) + _length(place) - 1]
+            continue
+        if _level(place) > 0:
+            other = _list(at, node, which)
+            lots = _list_lots(other)
+            values = _keys(other + 16)
+            for j in range(_longs(other)[0]):
+                if np.int64(lots[j]) >= limit[1]:
+                    break
+                _list_add(drawn, int(lots[j]), values[j])
+        else:
+            sequences = _sequences(at, place)
+            for j in range(_length(place)):
+                lot = _lot(sequences[j])
+                if lot < limit[1] and _slot_counts(at, lane, place, j):
+                    _list_add(drawn, lot, _slot_bits(at, lane, place, j))
+        while depth >= 0 and places[depth] == 0:
+            depth -= 1
+        if depth < 0:
+            return
+        places[depth] -= 1
+        node = child[starts[depth] + places[depth]]
+
+
+@_compiled
+def _rank_bits(x: float) -> np.uint64:
+    """Unsigned integers in the order of the floats."""
+    bits = np.float64(x).view(np.int64)
+    return np.uint64(bits ^ (-1 if bits < 0 else -9223372036854775808))
+
+
+@_compiled
+def _value_of(bits: np.uint64) -> float:
+    signed = np.int64(bits)
+    return np.int64(signed ^ (-1 if signed >= 0 else -9223372036854775808)).view(np.float64)
 
 
 # ---- the tree -----------------------------------------------------------------------------------------------------
@@ -1194,7 +1419,7 @@ def _put(at: int, leaf: int, where: int, i: int) -> None:
 
 @_compiled
 def _add_row(at: int, node: int, i: int) -> None:
-    """Widen a node's bounds, states and registers by row ``i``, which is in it already."""
+    """Widen a node's bounds, states, registers and lists by row ``i``, which is in it already."""
     words = _longs(_node(at, node))
     time = _i8(at, ROW_TIME)[i]
     sequence = _i8(at, ROW_SEQUENCE)[i]
@@ -1210,13 +1435,16 @@ def _add_row(at: int, node: int, i: int) -> None:
             _append_row(at, i, lane, _node_lane(at, node, lane))
         else:
             _refresh_lane(at, node, lane)
-    sketches = _scalar(at, SKETCHES)
-    if sketches == 0 or _level(words[PLACE]) == 0:
+    if _scalar(at, BLOCK_BYTES) == 0 or _level(words[PLACE]) == 0:
         return
     if _i4(at, SKETCH_OF)[node] < 0:
-        _refresh_sketch(at, node)
+        _refresh_sketch(at, node, True)
         return
-    for sketch in range(sketches):
+    for which in range(_scalar(at, LISTS)):
+        lane = _i4(at, LIST_LANE)[which]
+        if _row_counts(at, i, lane):
+            _list_add(_list(at, node, which), _lot(sequence), _row_bits(at, i, lane))
+    for sketch in range(_scalar(at, SKETCHES)):
         lane = _i4(at, SKETCH_LANE)[sketch]
         if _row_counts(at, i, lane):
             key = _u8(at, ROW_KEY)[i * _scalar(at, KEYS) + _i4(at, LANE_KEY)[lane]]
@@ -1241,6 +1469,7 @@ def _insert(at: int, entity: int, i: int) -> None:
     path_place = _i8(at, PATH_PLACE)
     entity_root = _i4(at, ENTITY_ROOT)
     child = _i4(at, CHILD)
+    _shelve_row(at, entity, i)
     root = entity_root[entity]
     if root < 0:
         leaf = _new_node(at, 0, 4)
@@ -1379,6 +1608,31 @@ def _find(at: int, entity: int, time: int, sequence: int) -> int:
 
 
 @_compiled
+def _unlist_slot(at: int, node: int, place: int, j: int) -> None:
+    """Take slot ``j`` of a leaf, still in its place, out of the lists of a node above."""
+    if _i4(at, SKETCH_OF)[node] < 0:
+        return
+    for which in range(_scalar(at, LISTS)):
+        lane = _i4(at, LIST_LANE)[which]
+        if _slot_counts(at, lane, place, j):
+            _list_remove(
+                _list(at, node, which), _lot(_sequences(at, place)[j]), _slot_bits(at, lane, place, j)
+            )
+
+
+@_compiled
+def _lists_are_short(at: int, node: int) -> bool:
+    """Whether removals have left a list, that has a limit, so short that it should be made anew."""
+    if _i4(at, SKETCH_OF)[node] < 0:
+        return False
+    for which in range(_scalar(at, LISTS)):
+        words = _longs(_list(at, node, which))
+        if words[0] < LIST // 4 and words[1] < ALL:
+            return True
+    return False
+
+
+@_compiled
 def _remove(at: int, entity: int, time: int, sequence: int) -> None:
     path_node = _i8(at, PATH_NODE)
     path_place = _i8(at, PATH_PLACE)
@@ -1388,13 +1642,19 @@ def _remove(at: int, entity: int, time: int, sequence: int) -> None:
         return
     words = _longs(_node(at, path_node[depth]))
     where = path_place[depth]
+    if _scalar(at, BLOCK_BYTES) > 0:
+        _unshelve_slot(at, entity, words[PLACE], where)
+        for d in range(depth):
+            _unlist_slot(at, path_node[d], words[PLACE], where)
     _move(at, words[PLACE], where + 1, words[PLACE], where, _length(words[PLACE]) - where - 1)
     words[PLACE] -= 1
     _i8(at, META)[LIVE_SLOTS] -= 1
     for d in range(depth, -1, -1):
         node = path_node[d]
         if _length(_place(at, node)) > 0:
-            _refresh(at, node)
+            _refresh_states(at, node)
+            if d < depth and _scalar(at, BLOCK_BYTES) > 0:
+                _refresh_sketch(at, node, _lists_are_short(at, node))
             continue
         _free_node(at, node)
         if d > 0:
@@ -1470,7 +1730,14 @@ def _change_outcome(at: int, entity: int, time: int, sequence: int, fraud: bool)
 @_compiled
 def _begin_telling(at: int, k: int) -> None:
     _i8(at, TELLING_COUNT)[k] = 0
+    _i8(at, TELLING_SIZE)[k] = 0
     _i8(at, TELLING_MARK)[k] += 1
+
+
+@_compiled
+def _home(key: np.uint64) -> int:
+    """Where an open-addressed set looks for a key first."""
+    return int(_mixed(key) >> np.uint64(32)) & (2 * SCAN - 1)
 
 
 @_compiled
@@ -1481,7 +1748,7 @@ def _see(at: int, k: int, key: np.uint64) -> None:
     marks = _i8(at, SEEN_MARK)
     count = _i8(at, TELLING_COUNT)
     mark = _i8(at, TELLING_MARK)[k]
-    place = base + int(_mixed(key) >> np.uint64(32)) % (2 * SCAN)
+    place = base + _home(key)
     while (marks[place] >> 16) == mark:
         if keys[place] == key:
             marks[place] += 1
@@ -1496,86 +1763,36 @@ def _see(at: int, k: int, key: np.uint64) -> None:
 
 
 @_compiled
-def _tell(at: int, k: int, key: np.uint64, x: float, categories: bool) -> None:
+def _tell(at: int, k: int, lane: int, bits: np.uint64) -> None:
     """Collect one event."""
-    if categories:
-        _see(at, k, key)
+    sizes = _i8(at, TELLING_SIZE)
+    if sizes[k] == SCAN:  # lots so uneven that the sample does not fit: its end is left out
         return
-    count = _i8(at, TELLING_COUNT)
-    _f8(at, TOLD_VALUE)[k * SCAN + count[k]] = x
-    count[k] += 1
-
-
-@_compiled
-def _tell_row(at: int, i: int, k: int, lane: int) -> None:
-    key = _i4(at, LANE_KEY)[lane]
-    if key >= 0:
-        _tell(at, k, _u8(at, ROW_KEY)[i * _scalar(at, KEYS) + key], 0.0, True)
+    if _i4(at, LANE_KEY)[lane] >= 0:
+        _see(at, k, bits)
     else:
-        _tell(at, k, np.uint64(0), _row_value(at, i, _i4(at, LANE_VALUE)[lane]), False)
+        _u8(at, TOLD_VALUE)[k * SCAN + sizes[k]] = bits
+        _i8(at, TELLING_COUNT)[k] += 1
+    sizes[k] += 1
 
 
 @_compiled
-def _tell_slots(at: int, k: int, lane: int, place: int, low: int, high: int, full: bool) -> None:
-    """Collect slots [low, high), newest first; ``full``: the lane counts every slot."""
-    key = _i4(at, LANE_KEY)[lane]
-    if key >= 0:
-        keys = _keys(_field(at, place, _scalar(at, KEY_FIELD) + key))
-        for j in range(high - 1, low - 1, -1):
-            if full or _slot_counts(at, lane, place, j):
-                _see(at, k, keys[j])
-        return
-    values = _floats(_field(at, place, _scalar(at, VALUE_FIELD) + _i4(at, LANE_VALUE)[lane]))
-    for j in range(high - 1, low - 1, -1):
-        if full or _slot_counts(at, lane, place, j):
-            _tell(at, k, np.uint64(0), values[j], False)
-
-
-@_compiled
-def _next_rank(at: int) -> None:
-    """The place in the window, newest first, of the next event to draw: anywhere in the next share."""
-    draw = _i8(at, DRAW)
-    drawn = draw[_DRAWN]
-    if drawn == SAMPLE:
-        draw[_RANK] = _END
-        return
-    begin = (drawn * draw[_TOTAL]) >> SAMPLE_BITS
-    share = (((drawn + 1) * draw[_TOTAL]) >> SAMPLE_BITS) - begin
-    random = np.int64(_mixed(np.uint64(draw[_SEED]) + np.uint64(drawn)) >> np.uint64(33))
-    draw[_RANK] = begin + ((random * share) >> 31)
-    draw[_DRAWN] += 1
-
-
-@_compiled
-def _draw_slots(at: int, k: int, lane: int, place: int, low: int, high: int, full: bool) -> None:
-    """Draw from slots [low, high), newest first; ``full``: the lane counts every slot."""
-    draw = _i8(at, DRAW)
-    if full:
-        while draw[_RANK] < draw[_PASSED] + high - low:
-            j = high - 1 - (draw[_RANK] - draw[_PASSED])
-            _tell_slots(at, k, lane, place, j, j + 1, True)
-            _next_rank(at)
-        draw[_PASSED] += high - low
-        return
-    for j in range(high - 1, low - 1, -1):
-        if not _slot_counts(at, lane, place, j):
-            continue
-        if draw[_PASSED] == draw[_RANK]:
-            _tell_slots(at, k, lane, place, j, j + 1, True)
-            _next_rank(at)
-        draw[_PASSED] += 1
-
-
-@_compiled
-def _visit(at: int, how: int, k: int, telling: int, root: int, after: int, time: int, sequence: int) -> None:
-    """Collect, register or draw the events with time > ``after`` and at or before (time, sequence), newest first."""
+def _register(
+    at: int,
+    telling: int,
+    registers: NDArray[np.uint8],
+    root: int,
+    after: int,
+    after_sequence: int,
+    time: int,
+    sequence: int,
+) -> None:
+    """Show registers the events after (after, after_sequence) and at or before (time, sequence)."""
     starts = _longs(_longs(at)[CURSOR] + 8 * 2 * DEPTH)
     places = _longs(_longs(at)[CURSOR] + 8 * 3 * DEPTH)
     child = _i4(at, CHILD)
-    draw = _i8(at, DRAW)
     lane = _i4(at, TELLING_LANE)[telling]
     sketch = _i4(at, TELLING_SKETCH)[telling]
-    registers = _bytes(_longs(at)[TOLD_REGISTER] + k * REGISTERS)
     depth = -1
     node = root
     while True:
@@ -1583,16 +1800,15 @@ def _visit(at: int, how: int, k: int, telling: int, root: int, after: int, time:
         place = words[PLACE]
         first = words[FIRST_TIME]
         last = words[LAST_TIME]
-        if last <= after:
+        if last < after or (last == after and words[LAST_SEQUENCE] <= after_sequence):
             return
-        whole = first > after and (last < time or (last == time and words[LAST_SEQUENCE] <= sequence))
+        begins = first > after or (first == after and words[FIRST_SEQUENCE] > after_sequence)
+        ends = last < time or (last == time and words[LAST_SEQUENCE] <= sequence)
         count = np.int64(_floats(_node_lane(at, node, lane))[0])
         if count == 0 or first > time or (first == time and words[FIRST_SEQUENCE] > sequence):
             pass
-        elif how == _DRAW and whole and draw[_PASSED] + count <= draw[_RANK]:
-            draw[_PASSED] += count
         elif _level(place) > 0:
-            if how == _REGISTER and whole and _i4(at, SKETCH_OF)[node] >= 0:
+            if begins and ends and _i4(at, SKETCH_OF)[node] >= 0:
                 _note_all(registers, _sketch(at, node, sketch))
             else:
                 depth += 1
@@ -1601,15 +1817,9 @@ def _visit(at: int, how: int, k: int, telling: int, root: int, after: int, time:
                 node = child[_start(place) + _length(place) - 1]
                 continue
         else:
-            low = 0 if first > after else _up_to(at, place, after, _length(place))
-            high = _length(place) if whole else _upper(at, place, time, sequence)
-            full = count == _length(place)
-            if how == _COLLECT:
-                _tell_slots(at, k, lane, place, low, high, full)
-            elif how == _REGISTER:
-                _note_slots(at, lane, place, low, high, full, registers)
-            else:
-                _draw_slots(at, k, lane, place, low, high, full)
+            low = 0 if begins else _upper(at, place, after, after_sequence)
+            high = _length(place) if ends else _upper(at, place, time, sequence)
+            _note_slots(at, lane, place, low, high, count == _length(place), registers)
         while depth >= 0 and places[depth] == 0:
             depth -= 1
         if depth < 0:
@@ -1619,86 +1829,560 @@ def _visit(at: int, how: int, k: int, telling: int, root: int, after: int, time:
 
 
 @_compiled
+def _sift(
+    at: int,
+    how: int,
+    to: int,
+    lane: int,
+    which: int,
+    root: int,
+    after: int,
+    after_sequence: int,
+    time: int,
+    sequence: int,
+    least: int,
+    limit: int,
+) -> None:
+    """Tell, or shelve, the events after (after, after_sequence), up to (time, sequence), with lots in [least, limit).
+
+    ``to``: the telling, or the shelf that they are added to or removed from; ``which``: the lane's list, -1: none.
+    """
+    starts = _longs(_longs(at)[CURSOR] + 8 * 2 * DEPTH)
+    places = _longs(_longs(at)[CURSOR] + 8 * 3 * DEPTH)
+    child = _i4(at, CHILD)
+    every = least == 0 and limit == ALL
+    depth = -1
+    node = root
+    while True:
+        words = _longs(_node(at, node))
+        place = words[PLACE]
+        first = words[FIRST_TIME]
+        last = words[LAST_TIME]
+        if last < after or (last == after and words[LAST_SEQUENCE] <= after_sequence):
+            return
+        begins = first > after or (first == after and words[FIRST_SEQUENCE] > after_sequence)
+        ends = last < time or (last == time and words[LAST_SEQUENCE] <= sequence)
+        count = np.int64(_floats(_node_lane(at, node, lane))[0])
+        if count == 0 or first > time or (first == time and words[FIRST_SEQUENCE] > sequence):
+            pass
+        elif _level(place) > 0:
+            drawn = 0
+            if which >= 0 and begins and ends and _i4(at, SKETCH_OF)[node] >= 0:
+                drawn = _list(at, node, which)
+                if _longs(drawn)[1] < limit:
+                    drawn = 0
+            if drawn == 0:
+                depth += 1
+                starts[depth] = _start(place)
+                places[depth] = _length(place) - 1
+                node = child[_start(place) + _length(place) - 1]
+                continue
+            lots = _list_lots(drawn)
+            values = _keys(drawn + 16)
+            for j in range(0 if least == 0 else _list_upper(drawn, least - 1), _longs(drawn)[0]):
+                if np.int64(lots[j]) >= limit:
+                    break
+                _sifted(at, how, to, lane, values[j])
+        else:
+            low = 0 if begins else _upper(at, place, after, after_sequence)
+            high = _length(place) if ends else _upper(at, place, time, sequence)
+            full = count == _length(place)
+            sequences = _sequences(at, place)
+            for j in range(high - 1, low - 1, -1):
+                if not every:
+                    lot = _lot(sequences[j])
+                    if lot < least or lot >= limit:
+                        continue
+                if full or _slot_counts(at, lane, place, j):
+                    _sifted(at, how, to, lane, _slot_bits(at, lane, place, j))
+        while depth >= 0 and places[depth] == 0:
+            depth -= 1
+        if depth < 0:
+            return
+        places[depth] -= 1
+        node = child[starts[depth] + places[depth]]
+
+
+@_compiled
+def _sifted(at: int, how: int, to: int, lane: int, bits: np.uint64) -> None:
+    if how == _PLAIN:
+        _tell(at, to, lane, bits)
+    elif how == _APPEND:
+        words = _longs(_shelf(at, to))
+        if words[SIZE] < SCAN:
+            _u8(at, SHELF_SORTED)[to * SCAN + words[SIZE]] = bits
+            words[SIZE] += 1
+        else:
+            words[OWNER] = -1
+    elif _i4(at, LANE_KEY)[lane] >= 0:
+        _shelve(at, to, lane, bits, how == _ADD)
+    else:
+        moving = _i8(at, MOVING)
+        which = 0 if how == _ADD else 1
+        if moving[which] == SCAN:
+            _longs(_shelf(at, to))[OWNER] = -1
+            return
+        _u8(at, COMING if how == _ADD else GOING)[moving[which]] = bits
+        moving[which] += 1
+
+
+# ---- shelves: what is told of a window, carried over from one event of its entity to the next -----------------------
+#
+# One entity has a shelf at a time. What a shelf answers is what collecting anew would: sets, whole sums and order
+# statistics do not depend on the way that led to them, and registers only grow (removals make them anew).
+
+
+@_compiled
+def _shelf(at: int, shelf: int) -> int:
+    """Address of a shelf's words."""
+    return _longs(at)[SHELF] + 8 * SHELF_WORDS * shelf
+
+
+@_compiled
+def _shelve(at: int, shelf: int, lane: int, bits: np.uint64, add: bool) -> None:
+    """Add an event to a shelf, or remove one that is there."""
+    words = _longs(_shelf(at, shelf))
+    if add and words[SIZE] == SCAN:  # no room: it is given up
+        words[OWNER] = -1
+        return
+    if words[OWNER] < 0:
+        return
+    if _i4(at, LANE_KEY)[lane] >= 0:
+        _shelve_key(at, shelf, bits, add)
+    else:
+        _shelve_value(at, shelf, bits, add)
+    words[SIZE] += 1 if add else -1
+
+
+@_compiled
+def _shelve_key(at: int, shelf: int, key: np.uint64, add: bool) -> None:
+    words = _longs(_shelf(at, shelf))
+    keys = _keys(_longs(at)[SHELF_KEY] + 8 * shelf * 2 * SCAN)
+    counts = _ints(_longs(at)[SHELF_COUNT] + 4 * shelf * 2 * SCAN)
+    logs = _i8(at, COUNT_LOGS)
+    mask = 2 * SCAN - 1
+    place = _home(key)
+    while keys[place] != key and keys[place] != np.uint64(0):
+        place = (place + 1) & mask
+    if add:
+        if keys[place] != key:
+            keys[place] = key
+            counts[place] = 0
+            words[DIFFERENT] += 1
+        counts[place] += 1
+        words[WEIGHT] += logs[counts[place]] - logs[counts[place] - 1]
+        return
+    counts[place] -= 1
+    words[WEIGHT] -= logs[counts[place] + 1] - logs[counts[place]]
+    if counts[place] > 0:
+        return
+    words[DIFFERENT] -= 1
+    hole = place
+    while True:  # close the gap: Knuth 1998, 6.4, algorithm R
+        place = (place + 1) & mask
+        if keys[place] == np.uint64(0):
+            break
+        if ((place - _home(keys[place])) & mask) >= ((place - hole) & mask):
+            keys[hole] = keys[place]
+            counts[hole] = counts[place]
+            hole = place
+    keys[hole] = np.uint64(0)
+
+
+@_compiled
+def _shelve_value(at: int, shelf: int, bits: np.uint64, add: bool) -> None:
+    size = _longs(_shelf(at, shelf))[SIZE]
+    values = _keys(_longs(at)[SHELF_SORTED] + 8 * shelf * SCAN)
+    low = 0
+    high = size
+    while low < high:
+        middle = (low + high) // 2
+        if values[middle] < bits:
+            low = middle + 1
+        else:
+            high = middle
+    if add:
+        for j in range(size - 1, low - 1, -1):
+            values[j + 1] = values[j]
+        values[low] = bits
+        return
+    for j in range(low, size - 1):
+        values[j] = values[j + 1]
+
+
+@_compiled
+def _holds(words: NDArray[np.int64], first: int, time: int, sequence: int) -> bool:
+    """Whether an event at (time, sequence) is in a stretch, of which ``first`` is the first of three words."""
+    last = words[first + 1]
+    return time > words[first] and (time < last or (time == last and sequence <= words[first + 2]))
+
+
+@_compiled
+def _shelve_row(at: int, entity: int, i: int) -> None:
+    """Tell the shelves of an entity of row ``i``, which goes into its tree."""
+    lanes = _i4(at, SHELF_LANE)
+    sequence = _i8(at, ROW_SEQUENCE)[i]
+    time = _i8(at, ROW_TIME)[i]
+    for shelf in range(_scalar(at, SHELVES)):
+        words = _longs(_shelf(at, shelf))
+        if words[OWNER] != entity or not _row_counts(at, i, lanes[shelf]):
+            continue
+        bits = _row_bits(at, i, lanes[shelf])
+        if words[HAS_REGISTERS] and _holds(words, REGISTERS_FROM, time, sequence):
+            _note(_bytes(_longs(at)[SHELF_REGISTER] + shelf * REGISTERS), bits)
+        if words[HOLDS] and _lot(sequence) < words[BELOW] and _holds(words, FROM, time, sequence):
+            _shelve(at, shelf, lanes[shelf], bits, True)
+
+
+@_compiled
+def _unshelve_slot(at: int, entity: int, place: int, j: int) -> None:
+    """Tell the shelves of an entity that slot ``j`` of a leaf, still in its place, goes."""
+    lanes = _i4(at, SHELF_LANE)
+    sequence = _sequences(at, place)[j]
+    time = _times(at, place)[j]
+    for shelf in range(_scalar(at, SHELVES)):
+        words = _longs(_shelf(at, shelf))
+        if words[OWNER] != entity or not _slot_counts(at, lanes[shelf], place, j):
+            continue
+        if _holds(words, REGISTERS_FROM, time, sequence):
+            words[HAS_REGISTERS] = 0
+        if words[HOLDS] and _lot(sequence) < words[BELOW] and _holds(words, FROM, time, sequence):
+            _shelve(at, shelf, lanes[shelf], _slot_bits(at, lanes[shelf], place, j), False)
+
+
+@_compiled
+def _fill_shelf(
+    at: int, shelf: int, lane: int, which: int, root: int, after: int, time: int, sequence: int, limit: int
+) -> None:
+    """Put all that a shelf is to hold on it."""
+    words = _longs(_shelf(at, shelf))
+    words[SIZE] = 0
+    words[DIFFERENT] = 0
+    words[WEIGHT] = 0
+    words[HOLDS] = 1
+    if _i4(at, LANE_KEY)[lane] >= 0:
+        keys = _keys(_longs(at)[SHELF_KEY] + 8 * shelf * 2 * SCAN)
+        for j in range(2 * SCAN):
+            keys[j] = np.uint64(0)
+        _sift(at, _ADD, shelf, lane, which, root, after, _END, time, sequence, 0, limit)
+        return
+    _sift(at, _APPEND, shelf, lane, which, root, after, _END, time, sequence, 0, limit)
+    _sort(at, _longs(at)[SHELF_SORTED] + 8 * shelf * SCAN, words[SIZE])
+
+
+@_compiled
+def _sort(at: int, address: int, count: int) -> None:
+    """Sort integers by their bytes, least first; a byte that all share costs one pass."""
+    source = address
+    target = _longs(at)[RANKED]
+    counts = np.zeros(256, np.int64)
+    for shift in range(0, 64, 8):
+        a = _keys(source)
+        for j in range(256):
+            counts[j] = 0
+        for j in range(count):
+            counts[np.int64(a[j] >> np.uint64(shift)) & 255] += 1
+        if count == 0 or counts[np.int64(a[0] >> np.uint64(shift)) & 255] == count:
+            continue
+        below = 0
+        for j in range(256):
+            here = counts[j]
+            counts[j] = below
+            below += here
+        b = _keys(target)
+        for j in range(count):
+            digit = np.int64(a[j] >> np.uint64(shift)) & 255
+            b[counts[digit]] = a[j]
+            counts[digit] += 1
+        source, target = target, source
+    if source != address:
+        a = _keys(source)
+        b = _keys(address)
+        for j in range(count):
+            b[j] = a[j]
+
+
+@_compiled
+def _bring_shelf(
+    at: int,
+    i: int,
+    shelf: int,
+    telling: int,
+    window: int,
+    root: int,
+    after: int,
+    time: int,
+    sequence: int,
+    total: int,
+) -> bool:
+    """Bring a shelf to the window (after, (time, sequence)] of row ``i``, without the row; whether it is there.
+
+    It is not for the first event of another entity: a shelf changes hands when the same entity asks twice.
+    """
+    words = _longs(_shelf(at, shelf))
+    entity = int(_i4(at, ROW_ENTITY)[i])
+    lane = _i4(at, TELLING_LANE)[telling]
+    which = _i4(at, TELLING_LIST)[telling]
+    limit = _limit(at, total)
+    held = total <= SCAN or _u1(at, SHELF_DRAWN)[shelf]
+    if words[OWNER] == entity:
+        leap = after - words[FROM]
+        # What left the tree cannot be taken off the shelf, and a leap may cost more than to begin anew.
+        kept = _i8(at, ROW_WATERMARK)[i] - _scalar(at, RETENTION)
+        if words[FROM] < kept or leap > _i8(at, WINDOW_WIDTH)[window] >> 3:
+            words[OWNER] = -1
+        elif -leap > _i8(at, WINDOW_WIDTH)[window] >> 3:  # very late: the others go on from where they are
+            return False
+    if words[OWNER] != entity:
+        if words[CANDIDATE] != entity:
+            words[CANDIDATE] = entity
+            return False
+        words[OWNER] = entity
+        words[HOLDS] = 0
+        words[HAS_REGISTERS] = 0
+    words[CANDIDATE] = entity
+    if not held:
+        words[HOLDS] = 0
+    elif words[HOLDS]:
+        _slide(at, shelf, lane, which, root, after, time, sequence, limit)
+    else:
+        _fill_shelf(at, shelf, lane, which, root, after, time, sequence, limit)
+    words[FROM] = after
+    words[TO_TIME] = time
+    words[TO_SEQUENCE] = sequence
+    words[BELOW] = limit
+    return words[OWNER] == entity
+
+
+@_compiled
+def _slide(
+    at: int, shelf: int, lane: int, which: int, root: int, after: int, time: int, sequence: int, limit: int
+) -> None:
+    """Take off a shelf what a window has no more, and add what it has; both overlap. It never holds too much."""
+    words = _longs(_shelf(at, shelf))
+    moving = _i8(at, MOVING)
+    moving[0] = 0
+    moving[1] = 0
+    begin = words[FROM]
+    end = words[TO_TIME]
+    end_sequence = words[TO_SEQUENCE]
+    below = words[BELOW]
+    if limit < below:
+        _sift(at, _REMOVE, shelf, lane, which, root, begin, _END, end, end_sequence, limit, below)
+        below = limit
+    later = time > end or (time == end and sequence > end_sequence)
+    if after > begin:
+        _sift(at, _REMOVE, shelf, lane, which, root, begin, _END, after, _END, 0, below)
+    if not later:
+        _sift(at, _REMOVE, shelf, lane, which, root, time, sequence, end, end_sequence, 0, below)
+    if limit > below:
+        to_time = end if later else time
+        to_sequence = end_sequence if later else sequence
+        _sift(at, _ADD, shelf, lane, which, root, max(after, begin), _END, to_time, to_sequence, below, limit)
+    if after < begin:
+        _sift(at, _ADD, shelf, lane, which, root, after, _END, begin, _END, 0, limit)
+    if later:
+        _sift(at, _ADD, shelf, lane, which, root, end, end_sequence, time, sequence, 0, limit)
+    if moving[0] + moving[1] > FEW:
+        _move_values(at, shelf)
+        return
+    for j in range(moving[1]):
+        _shelve(at, shelf, lane, _u8(at, GOING)[j], False)
+    for j in range(moving[0]):
+        _shelve(at, shelf, lane, _u8(at, COMING)[j], True)
+
+
+@_compiled
+def _move_values(at: int, shelf: int) -> None:
+    """Add COMING to a shelf's values and take GOING off, in one pass; all of GOING is there."""
+    words = _longs(_shelf(at, shelf))
+    moving = _i8(at, MOVING)
+    size = words[SIZE]
+    if size + moving[0] - moving[1] > SCAN:  # no room: it is given up
+        words[OWNER] = -1
+    if words[OWNER] < 0:
+        return
+    _sort(at, _longs(at)[COMING], moving[0])
+    _sort(at, _longs(at)[GOING], moving[1])
+    coming = _u8(at, COMING)
+    going = _u8(at, GOING)
+    values = _keys(_longs(at)[SHELF_SORTED] + 8 * shelf * SCAN)
+    ranked = _u8(at, RANKED)
+    kept = 0
+    gone = 0
+    come = 0
+    for j in range(size):
+        x = values[j]
+        if gone < moving[1] and going[gone] == x:
+            gone += 1
+            continue
+        while come < moving[0] and coming[come] < x:
+            ranked[kept] = coming[come]
+            kept += 1
+            come += 1
+        ranked[kept] = x
+        kept += 1
+    while come < moving[0]:
+        ranked[kept] = coming[come]
+        kept += 1
+        come += 1
+    for j in range(kept):
+        values[j] = ranked[j]
+    words[SIZE] = kept
+
+
+@_compiled
+def _bring_registers(
+    at: int, k: int, shelf: int, telling: int, window: int, root: int, after: int, time: int, sequence: int
+) -> bool:
+    """The registers of a window from those of its shelf; not for a late one: registers cannot go back.
+
+    Those of the shelf leave out the window's oldest events, so that it may move on by some before they are made anew.
+    """
+    words = _longs(_shelf(at, shelf))
+    kept = _bytes(_longs(at)[SHELF_REGISTER] + shelf * REGISTERS)
+    registers = _bytes(_longs(at)[TOLD_REGISTER] + k * REGISTERS)
+    end = words[REGISTERS_TIME]
+    end_sequence = words[REGISTERS_SEQUENCE]
+    if words[HAS_REGISTERS] and (time < end or (time == end and sequence < end_sequence)):
+        return False
+    if words[HAS_REGISTERS] and words[REGISTERS_FROM] >= after:
+        _register(at, telling, kept, root, end, end_sequence, time, sequence)
+    else:
+        total = int(_floats(_query_lane(at, _i4(at, TELLING_LANE)[telling]))[0])
+        words[REGISTERS_FROM] = (
+            after + _i8(at, WINDOW_WIDTH)[window] // total * 256
+        )  # total > SCAN: before the end
+        words[HAS_REGISTERS] = 1
+        for j in range(REGISTERS):
+            kept[j] = 0
+        _register(at, telling, kept, root, words[REGISTERS_FROM], _END, time, sequence)
+    words[REGISTERS_TIME] = time
+    words[REGISTERS_SEQUENCE] = sequence
+    for j in range(REGISTERS):
+        registers[j] = kept[j]
+    _register(at, telling, registers, root, after, _END, words[REGISTERS_FROM], _END)
+    return True
+
+
+@_compiled
+def _plain_registers(at: int, k: int, telling: int, root: int, after: int, time: int, sequence: int) -> None:
+    """The registers of a window, from those of a narrower one of the same event where there are any."""
+    registers = _bytes(_longs(at)[TOLD_REGISTER] + k * REGISTERS)
+    far_time = _i8(at, TELLING_TIME)
+    far_sequence = _i8(at, TELLING_SEQUENCE)
+    begun = _i8(at, TELLING_BEGUN)
+    if begun[k] == 0:
+        begun[k] = 1
+        far_time[k] = time
+        far_sequence[k] = sequence
+        for j in range(REGISTERS):
+            registers[j] = 0
+    _register(at, telling, registers, root, after, _END, far_time[k], far_sequence[k])
+    far_time[k] = after
+    far_sequence[k] = _END
+
+
+@_compiled
 def _tell_window(
-    at: int, i: int, k: int, telling: int, own: bool, root: int, after: int, time: int, sequence: int
+    at: int,
+    i: int,
+    k: int,
+    telling: int,
+    window: int,
+    own: bool,
+    root: int,
+    after: int,
+    time: int,
+    sequence: int,
 ) -> None:
     """Bring a telling up to the window that begins after ``after``; the group's windows end at (time, sequence)."""
     lane = _i4(at, TELLING_LANE)[telling]
-    total = np.int64(_floats(_query_lane(at, lane))[0])
+    shelf = _i4(at, WINDOW_SHELF)[window * _scalar(at, TELLINGS) + k]
+    _i8(at, TELLING_SHELF)[k] = -1
+    if shelf < 0 or root < 0:
+        return
+    total = int(_floats(_query_lane(at, lane))[0])
+    which = _i4(at, TELLING_LIST)[telling]
     far_time = _i8(at, TELLING_TIME)
     far_sequence = _i8(at, TELLING_SEQUENCE)
-    if total <= SCAN:
-        if root >= 0:
-            _visit(at, _COLLECT, k, telling, root, after, far_time[k], far_sequence[k])
-            far_time[k] = after
-            far_sequence[k] = _END
-        return
-    own = own and _row_counts(at, i, lane)
-    if _i4(at, TELLING_SKETCH)[telling] >= 0:
-        begun = _i8(at, TELLING_BEGUN)
-        registers = _bytes(_longs(at)[TOLD_REGISTER] + k * REGISTERS)
-        if begun[k] == 0:
-            begun[k] = 1
-            far_time[k] = time
-            far_sequence[k] = sequence
-            for j in range(REGISTERS):
-                registers[j] = 0
-            if own:
-                _note(registers, _u8(at, ROW_KEY)[i * _scalar(at, KEYS) + _i4(at, LANE_KEY)[lane]])
-        _visit(at, _REGISTER, k, telling, root, after, far_time[k], far_sequence[k])
+    if total <= SHORT:
+        _sift(at, _PLAIN, k, lane, which, root, after, _END, far_time[k], far_sequence[k], 0, ALL)
         far_time[k] = after
         far_sequence[k] = _END
-    if _u1(at, TELLING_DRAWN)[telling]:
-        draw = _i8(at, DRAW)
-        draw[_PASSED] = 0
-        draw[_DRAWN] = 0
-        draw[_TOTAL] = total
-        draw[_SEED] = _i8(at, ROW_SEQUENCE)[i] * SAMPLE
-        _next_rank(at)
-        _begin_telling(at, k)
+        return
+    own = own and _row_counts(at, i, lane)
+    own_drawn = own and _lot(_i8(at, ROW_SEQUENCE)[i]) < _limit(at, total)
+    shelved = _bring_shelf(at, i, shelf, telling, window, root, after, time, sequence, total)
+    if total > SCAN and _u1(at, SHELF_DISTINCT)[shelf]:
+        begun = _i8(at, TELLING_BEGUN)
+        if shelved and _bring_registers(at, k, shelf, telling, window, root, after, time, sequence):
+            begun[k] = 0
+        else:
+            _plain_registers(at, k, telling, root, after, time, sequence)
         if own:
-            if draw[_RANK] == 0:
-                _tell_row(at, i, k, lane)
-                _next_rank(at)
-            draw[_PASSED] = 1
-        _visit(at, _DRAW, k, telling, root, after, time, sequence)
+            _note(_bytes(_longs(at)[TOLD_REGISTER] + k * REGISTERS), _row_bits(at, i, lane))
+    if total > SCAN and not _u1(at, SHELF_DRAWN)[shelf]:
+        return
+    words = _longs(_shelf(at, shelf))
+    if shelved and own_drawn:
+        _shelve(at, shelf, lane, _row_bits(at, i, lane), True)
+        shelved = words[OWNER] >= 0
+    if shelved:
+        _i8(at, TELLING_SHELF)[k] = shelf
+        return
+    _begin_telling(at, k)
+    if own_drawn:
+        _tell(at, k, lane, _row_bits(at, i, lane))
+    _sift(at, _PLAIN, k, lane, which, root, after, _END, time, sequence, 0, _limit(at, total))
+
+
+@_compiled
+def _tidy_shelves(at: int, i: int, group: int, own: bool) -> None:
+    """Take row ``i`` off the shelves again that it was put on for its own windows."""
+    tellings = _i4(at, GROUP_TELLINGS)
+    low = tellings[group]
+    for telling in range(low, tellings[group + 1]):
+        shelf = _i8(at, TELLING_SHELF)[telling - low]
+        if shelf < 0 or not own:
+            continue
+        lane = _i4(at, TELLING_LANE)[telling]
+        words = _longs(_shelf(at, shelf))
+        if _row_counts(at, i, lane) and _lot(_i8(at, ROW_SEQUENCE)[i]) < words[BELOW]:
+            _shelve(at, shelf, lane, _row_bits(at, i, lane), False)
 
 
 @_compiled
 def _entropy(at: int, k: int, total: int) -> float:
     """Shannon entropy (nats) of what a telling has collected; of a sample with the Miller-Madow term."""
-    logs = _f8(at, COUNT_LOGS)
-    marks = _i8(at, SEEN_MARK)
-    places = _i4(at, SEEN_PLACE)
-    count = _i8(at, TELLING_COUNT)[k]
-    weighted = 0.0
-    for j in range(count):
-        weighted += logs[marks[places[k * SCAN + j]] & 0xFFFF]
-    if total <= SCAN:
-        return max(0.0, (logs[total] - weighted) / total)
-    return max(0.0, (logs[SAMPLE] - weighted) / SAMPLE) + (count - 1.0) / (2.0 * SAMPLE)
-
-
-@_compiled
-def _rank_bits(x: float) -> np.uint64:
-    """Unsigned integers in the order of the floats."""
-    bits = np.float64(x).view(np.int64)
-    return np.uint64(bits ^ (-1 if bits < 0 else -9223372036854775808))
-
-
-@_compiled
-def _value_of(bits: np.uint64) -> float:
-    signed = np.int64(bits)
-    return np.int64(signed ^ (-1 if signed >= 0 else -9223372036854775808)).view(np.float64)
+    logs = _i8(at, COUNT_LOGS)
+    shelf = _i8(at, TELLING_SHELF)[k]
+    if shelf >= 0:
+        words = _longs(_shelf(at, shelf))
+        count = words[DIFFERENT]
+        size = words[SIZE]
+        weight = words[WEIGHT]
+    else:
+        marks = _i8(at, SEEN_MARK)
+        places = _i4(at, SEEN_PLACE)
+        count = _i8(at, TELLING_COUNT)[k]
+        size = _i8(at, TELLING_SIZE)[k]
+        weight = 0
+        for j in range(count):
+            weight += logs[marks[places[k * SCAN + j]] & 0xFFFF]
+    if size == 0:
+        return 0.0
+    entropy = float(logs[size] - weight) / LOG_UNIT / size
+    return max(0.0, entropy) if total <= SCAN else max(0.0, entropy) + (count - 1.0) / (2.0 * size)
 
 
 @_compiled
 def _select(at: int, k: int, count: int, rank: int) -> float:
     """The value of ``rank`` (from 0) among those told, by radix selection: at most eight passes."""
-    values = _f8(at, TOLD_VALUE)
+    values = _u8(at, TOLD_VALUE)
     ranked = _u8(at, RANKED)
     for j in range(count):
-        ranked[j] = _rank_bits(values[k * SCAN + j])
+        ranked[j] = values[k * SCAN + j]
     counts = np.zeros(256, np.int64)
     shift = 56
     while count > 1 and shift >= 0:
@@ -1723,23 +2407,33 @@ def _select(at: int, k: int, count: int, rank: int) -> float:
 @_compiled
 def _quantile(at: int, k: int, q: float) -> float:
     """Linear between order statistics (Hyndman and Fan 1996, type 7)."""
-    count = _i8(at, TELLING_COUNT)[k]
+    shelf = _i8(at, TELLING_SHELF)[k]
+    count = _longs(_shelf(at, shelf))[SIZE] if shelf >= 0 else _i8(at, TELLING_COUNT)[k]
+    if count == 0:
+        return np.nan
     place = (count - 1) * q
     low = int(place)
-    below = _select(at, k, count, low)
     part = place - low
+    if shelf >= 0:
+        ordered = _keys(_longs(at)[SHELF_SORTED] + 8 * shelf * SCAN)
+        below = _value_of(ordered[low])
+        if part == 0.0 or low + 1 >= count:
+            return below
+        return below + part * (_value_of(ordered[low + 1]) - below)
+    below = _select(at, k, count, low)
     if part == 0.0 or low + 1 >= count:
         return below
-    values = _f8(at, TOLD_VALUE)
-    least = np.inf
+    values = _u8(at, TOLD_VALUE)
+    bits = _rank_bits(below)
+    least = np.uint64(0xFFFFFFFFFFFFFFFF)
     up_to = 0
     for j in range(count):
         x = values[k * SCAN + j]
-        if x <= below:
+        if x <= bits:
             up_to += 1
         else:
             least = min(least, x)
-    above = below if up_to > low + 1 else least
+    above = below if up_to > low + 1 else _value_of(least)
     return below + part * (above - below)
 
 
@@ -1843,7 +2537,7 @@ def _close(
     tellings = _i4(at, GROUP_TELLINGS)
     low = tellings[group]
     for telling in range(low, tellings[group + 1]):
-        _tell_window(at, i, telling - low, telling, own, root, after, time, sequence)
+        _tell_window(at, i, telling - low, telling, window, own, root, after, time, sequence)
     features = _i4(at, WINDOW_FEATURES)
     kinds = _i4(at, FEATURE_KIND)
     lanes = _i4(at, FEATURE_LANE)
@@ -1874,6 +2568,7 @@ def _close(
         elif count > 0.0:
             value = _rich_value(at, i, kind, lane, f, value)
         out[base + columns[f]] = value
+    _tidy_shelves(at, i, group, own)
 
 
 @_compiled
@@ -1892,7 +2587,8 @@ def _rich_value(at: int, i: int, kind: int, lane: int, f: int, empty: float) -> 
     if kind == DISTINCT:
         if count > SCAN:
             return _estimate(_bytes(_longs(at)[TOLD_REGISTER] + k * REGISTERS))
-        return float(_i8(at, TELLING_COUNT)[k])
+        shelf = _i8(at, TELLING_SHELF)[k]
+        return float(_longs(_shelf(at, shelf))[DIFFERENT] if shelf >= 0 else _i8(at, TELLING_COUNT)[k])
     if kind == ENTROPY:
         return _entropy(at, k, int(count))
     if kind == QUANTILE:
@@ -1968,7 +2664,7 @@ def _answer(at: int, i: int, group: int, entity: int, root: int, horizon: int) -
         _i8(at, TELLING_SEQUENCE)[k] = sequence
         _i8(at, TELLING_BEGUN)[k] = 0
         if own and _row_counts(at, i, lane):
-            _tell_row(at, i, k, lane)
+            _tell(at, k, lane, _row_bits(at, i, lane))
     beyond = high
     while beyond > low and time - widths[beyond - 1] < horizon:
         # a correction from so far back that this window is not kept whole

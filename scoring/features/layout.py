@@ -94,6 +94,7 @@ class Layout:
     values      value columns stored with each event, by name
     categories  key columns stored with each event, by name
     sketches    lanes with a distinct count
+    lists       lanes with an entropy or a quantile
     width       floats of all lanes of one node
     """
 
@@ -111,7 +112,9 @@ class Layout:
         self.sketches = list(
             dict.fromkeys(self.lane(f) for f in features if f.aggregation is Aggregation.DISTINCT)
         )
-        self.total_lane = self._place(self._count_key(0)) if self.sketches else -1
+        self.lists = list(dict.fromkeys(self.lane(f) for f in features if f.aggregation in _DRAWN))
+        told = bool(self.sketches or self.lists)
+        self.total_lane = self._place(self._count_key(0)) if told else -1
         for feature in features:  # counts last: they share a lane whose values are never missing
             if feature.aggregation is Aggregation.COUNT:
                 self._place(self._count_key(self._bit(feature)))
@@ -142,6 +145,7 @@ class Layout:
         lanes_used: list[int] = []
         tellings: list[tuple[int, bool, bool]] = []
         widths: list[int] = []
+        shelves: list[dict[int, _Shelf]] = []  # per window, by the place of the telling in its group
         placed: list[tuple[WindowFeature, int, int, int]] = []  # feature, column, lane, telling
         for windows in groups.values():
             within = [feature for width in sorted(windows) for feature, _ in windows[width]]
@@ -152,36 +156,47 @@ class Layout:
                     telling = list(told).index(lane) if feature.aggregation in _TOLD else -1
                     placed.append((feature, column, lane, telling))
                 widths.append(width)
+                wanted = _tellings((feature, self.lane(feature)) for feature, _ in windows[width])
+                shelves.append(
+                    {list(told).index(lane): _Shelf(lane, *which) for lane, which in wanted.items()}
+                )
                 window_features.append(len(placed))
             lanes_used += dict.fromkeys(self.lane(feature) for feature in within)
-            tellings += [(lane, *wanted) for lane, wanted in told.items()]
+            tellings += [(lane, *which) for lane, which in told.items()]
             group_windows.append(len(widths))
             group_lanes.append(len(lanes_used))
             group_tellings.append(len(tellings))
-        counts = np.arange(1, kernel.SCAN + 1)
-        return self._lane_plan() | {
-            kernel.SKETCH_LANE: _int32(self.sketches),
-            kernel.GROUP_DELAY: np.array([delay for delay, _ in groups], np.int64),
-            kernel.GROUP_EXCLUDE: np.array([exclude for _, exclude in groups], np.bool_),
-            kernel.GROUP_WINDOWS: _int32(group_windows),
-            kernel.GROUP_LANES: _int32(group_lanes),
-            kernel.LANES_USED: _int32(lanes_used),
-            kernel.GROUP_TELLINGS: _int32(group_tellings),
-            kernel.TELLING_LANE: _int32([lane for lane, _, _ in tellings]),
-            kernel.TELLING_SKETCH: _int32(
-                [self.sketches.index(lane) if distinct else -1 for lane, distinct, _ in tellings]
-            ),
-            kernel.TELLING_DRAWN: np.array([drawn for _, _, drawn in tellings], np.bool_),
-            kernel.WINDOW_WIDTH: np.array(widths, np.int64),
-            kernel.WINDOW_FEATURES: _int32(window_features),
-            kernel.FEATURE_KIND: _int32([_KINDS[feature.aggregation] for feature, _, _, _ in placed]),
-            kernel.FEATURE_LANE: _int32([lane for _, _, lane, _ in placed]),
-            kernel.FEATURE_TELLING: _int32([telling for _, _, _, telling in placed]),
-            kernel.FEATURE_PARAMETER: np.array([_parameter(feature) for feature, _, _, _ in placed]),
-            kernel.FEATURE_COLUMN: _int32([column for _, column, _, _ in placed]),
-            kernel.FEATURE_EMPTY: np.array([feature.empty for feature, _, _, _ in placed], np.float64),
-            kernel.COUNT_LOGS: np.concatenate([[0.0], counts * np.log(counts)]),
-        }
+        return (
+            self._lane_plan()
+            | _shelf_plan(shelves, int(np.diff(group_tellings).max(initial=0)))
+            | {
+                kernel.SKETCH_LANE: _int32(self.sketches),
+                kernel.GROUP_DELAY: np.array([delay for delay, _ in groups], np.int64),
+                kernel.GROUP_EXCLUDE: np.array([exclude for _, exclude in groups], np.bool_),
+                kernel.GROUP_WINDOWS: _int32(group_windows),
+                kernel.GROUP_LANES: _int32(group_lanes),
+                kernel.LANES_USED: _int32(lanes_used),
+                kernel.GROUP_TELLINGS: _int32(group_tellings),
+                kernel.TELLING_LANE: _int32([lane for lane, _, _ in tellings]),
+                kernel.TELLING_SKETCH: _int32(
+                    [self.sketches.index(lane) if distinct else -1 for lane, distinct, _ in tellings]
+                ),
+                kernel.TELLING_LIST: _int32(
+                    [self.lists.index(lane) if drawn else -1 for lane, _, drawn in tellings]
+                ),
+                kernel.LIST_LANE: _int32(self.lists),
+                kernel.WINDOW_WIDTH: np.array(widths, np.int64),
+                kernel.WINDOW_FEATURES: _int32(window_features),
+                kernel.FEATURE_KIND: _int32([_KINDS[feature.aggregation] for feature, _, _, _ in placed]),
+                kernel.FEATURE_LANE: _int32([lane for _, _, lane, _ in placed]),
+                kernel.FEATURE_TELLING: _int32([telling for _, _, _, telling in placed]),
+                kernel.FEATURE_PARAMETER: np.array([_parameter(feature) for feature, _, _, _ in placed]),
+                kernel.FEATURE_COLUMN: _int32([column for _, column, _, _ in placed]),
+                kernel.FEATURE_EMPTY: np.array([feature.empty for feature, _, _, _ in placed], np.float64),
+                kernel.COUNT_LOGS: _count_logs(),
+                kernel.LIMITS: _limits(),
+            }
+        )
 
     def _lane_plan(self) -> dict[int, NDArray[Any]]:
         names = {place: name for name, place in self.values.items()}
@@ -267,7 +282,46 @@ class Layout:
         return 1 + lane.order + sum(_SIZES[part] for part in lane.parts)
 
 
-_TOLD = (*_CATEGORIES, Aggregation.QUANTILE)
+@dataclass(frozen=True)
+class _Shelf:
+    """What a window tells of a lane: whether its distinct values, and whether what is drawn beyond the scan."""
+
+    lane: int
+    distinct: bool
+    drawn: bool
+
+
+def _shelf_plan(windows: Sequence[Mapping[int, _Shelf]], tellings: int) -> dict[int, NDArray[Any]]:
+    """Each window's shelves numbered, and what they are for."""
+    shelves = [shelf for window in windows for shelf in window.values()]
+    numbers = np.full((len(windows), tellings), -1, np.int32)
+    number = 0
+    for place, window in enumerate(windows):
+        for telling in window:
+            numbers[place, telling] = number
+            number += 1
+    return {
+        kernel.WINDOW_SHELF: numbers,
+        kernel.SHELF_LANE: _int32([shelf.lane for shelf in shelves]),
+        kernel.SHELF_DISTINCT: np.array([shelf.distinct for shelf in shelves], np.bool_),
+        kernel.SHELF_DRAWN: np.array([shelf.drawn for shelf in shelves], np.bool_),
+    }
+
+
+def _count_logs() -> NDArray[np.int64]:
+    counts = np.arange(1, kernel.SCAN + 1)
+    logs: NDArray[np.int64] = np.rint(counts * np.log(counts) * kernel.LOG_UNIT).astype(np.int64)
+    return np.concatenate([np.zeros(1, np.int64), logs])
+
+
+def _limits() -> NDArray[np.int64]:
+    steps = np.arange(kernel.MOST_STEPS)
+    limits: NDArray[np.int64] = np.rint(kernel.ALL * np.exp2(-steps / kernel.STEPS)).astype(np.int64)
+    return limits
+
+
+_DRAWN = (Aggregation.ENTROPY, Aggregation.QUANTILE)
+_TOLD = (Aggregation.DISTINCT, *_DRAWN)
 
 
 def _tellings(features: Any) -> dict[int, tuple[bool, bool]]:

@@ -71,6 +71,11 @@ class EntityWindows:
             kernel.LANES: _layout.lanes,
             kernel.GROUPS: len(self._plan[kernel.GROUP_DELAY]),
             kernel.SKETCHES: len(_layout.sketches),
+            kernel.LISTS: len(_layout.lists),
+            kernel.SHELVES: len(self._plan[kernel.SHELF_LANE]),
+            kernel.TELLINGS: int(np.diff(self._plan[kernel.GROUP_TELLINGS]).max(initial=0)),
+            kernel.BLOCK_BYTES: len(_layout.sketches) * kernel.REGISTERS
+            + len(_layout.lists) * kernel.LIST_BYTES,
             kernel.SLOT_WORDS: first_value + values + keys,
             kernel.NODE_WORDS: kernel.STATE + _layout.width,
             kernel.FLAG_FIELD: 2 if _layout.has_flags else -1,
@@ -169,7 +174,12 @@ class EntityWindows:
             entry: Pool.of(arrays[name], fill=_FILLS.get(entry, 0)) for entry, name in _NAMES.items()
         }
         self._meta = arrays["meta"].copy()
+        self.forget()
         self._point()
+
+    def forget(self) -> None:
+        """Drop what is carried over from one event to the next for speed; answers do not depend on it."""
+        self._room[kernel.SHELF][:] = -1
 
     def _point(self) -> None:
         """Renew the table's addresses of the pools after any of them may have moved, and their lengths."""
@@ -189,22 +199,24 @@ class EntityWindows:
         self._point()
 
     def _empty_pools(self) -> dict[int, Pool]:
-        words, sketches = self._scalars, (int(self._scalars[kernel.SKETCHES]), kernel.REGISTERS)
+        words = self._scalars
         return {
             kernel.SLOT: Pool((int(words[kernel.SLOT_WORDS]),), np.int64),
             kernel.NODE: Pool((int(words[kernel.NODE_WORDS]),), np.int64),
             kernel.CHILD: Pool((), np.int32),
             kernel.SKETCH_OF: Pool((), np.int32),
-            kernel.SKETCH: Pool(sketches, np.uint8),
+            kernel.SKETCH: Pool((int(words[kernel.BLOCK_BYTES]),), np.uint8),
             kernel.ENTITY_ROOT: Pool((), np.int32, fill=-1),
             kernel.ENTITY_OF: Pool((), np.int32, fill=-1),
         }
 
     def _working_room(self) -> dict[int, NDArray[Any]]:
         """Arrays a query works in; nothing in them outlives it."""
-        tellings = int(np.diff(self._plan[kernel.GROUP_TELLINGS]).max(initial=0))
+        tellings, shelves = int(self._scalars[kernel.TELLINGS]), int(self._scalars[kernel.SHELVES])
         per_telling = (
             kernel.TELLING_COUNT,
+            kernel.TELLING_SIZE,
+            kernel.TELLING_SHELF,
             kernel.TELLING_MARK,
             kernel.TELLING_TIME,
             kernel.TELLING_SEQUENCE,
@@ -222,8 +234,15 @@ class EntityWindows:
             kernel.SEEN_KEY: np.zeros((tellings, 2 * kernel.SCAN), np.uint64),
             kernel.SEEN_MARK: np.zeros((tellings, 2 * kernel.SCAN), np.int64),
             kernel.SEEN_PLACE: np.zeros((tellings, kernel.SCAN), np.int32),
-            kernel.TOLD_VALUE: np.zeros((tellings, kernel.SCAN), np.float64),
+            kernel.TOLD_VALUE: np.zeros((tellings, kernel.SCAN), np.uint64),
             kernel.RANKED: np.zeros(kernel.SCAN if tellings else 0, np.uint64),
             kernel.TOLD_REGISTER: np.zeros((tellings, kernel.REGISTERS), np.uint8),
-            kernel.DRAW: np.zeros(kernel.DRAW_LENGTH, np.int64),
+            kernel.COMING: np.zeros(kernel.SCAN if shelves else 0, np.uint64),
+            kernel.GOING: np.zeros(kernel.SCAN if shelves else 0, np.uint64),
+            kernel.MOVING: np.zeros(2, np.int64),
+            kernel.SHELF: np.full((shelves, kernel.SHELF_WORDS), -1, np.int64),
+            kernel.SHELF_KEY: np.zeros((shelves, 2 * kernel.SCAN), np.uint64),
+            kernel.SHELF_COUNT: np.zeros((shelves, 2 * kernel.SCAN), np.int32),
+            kernel.SHELF_SORTED: np.zeros((shelves, kernel.SCAN), np.uint64),
+            kernel.SHELF_REGISTER: np.zeros((shelves, kernel.REGISTERS), np.uint8),
         }

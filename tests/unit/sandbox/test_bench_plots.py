@@ -12,8 +12,8 @@ import pytest
 from typer.testing import CliRunner
 
 from sandbox.bench.cli import app
-from sandbox.bench.plots import ResultError, draw, latencies, shares, throughput
-from sandbox.bench.result import Bar, BenchResult, Timing
+from sandbox.bench.plots import ResultError, draw, latencies, shares, stalls, throughput
+from sandbox.bench.result import Bar, BenchResult, Histogram, Timing
 
 
 def result(**notes: str) -> dict[str, Any]:
@@ -47,6 +47,22 @@ def test_parts_are_microseconds_an_event() -> None:
         "features 4.00 microseconds an event; journal 0.50 microseconds an event; "
         "the whole pipeline 8.00 microseconds an event"
     )
+
+
+def test_stalls_are_histograms_with_their_worst() -> None:
+    told = BenchResult(
+        "features",
+        10,
+        Timing(10, (1.0,)),
+        histograms={"a hot key": Histogram((0.0, 1.0, 5.0, 10.0), (7, 2, 1), 12.5)},
+    ).as_json()
+    drawing = stalls(told)
+    assert drawing.description == "a hot key: 10 updates, worst 12.50 ms"
+    heights = [bar.get_height() for bar in drawing.figure.axes[0].patches]
+    assert heights == [7, 2, 1]
+    assert "<svg" in draw("stalls", [json.dumps(told)])
+    with pytest.raises(ResultError, match="no histogram"):
+        stalls(result())
 
 
 def test_latencies_are_read_from_notes_in_milliseconds() -> None:

@@ -13,6 +13,7 @@ from scipy import stats
 
 from scoring.features import Aggregation, FeatureEngine, FeatureMatrix, FeatureSpec, WindowFeature
 from scoring.features.kernel import SAMPLE, SCAN
+from scoring.features.windows import EntityWindows
 from scoring.schema import TransactionBatch, transaction_batch
 
 SECOND = 1_000_000
@@ -296,3 +297,102 @@ def test_moments_hold_their_bound(case: str) -> None:
             * 3600
         )
         assert matrix.column("slope")[i] == pytest.approx(slope, abs=1e-9 * size / hours[-1])
+
+
+def busy(events: int, seed: int) -> TransactionBatch:
+    """Three customers in bursts, most of it one's, with late events, equal times and corrections."""
+    random = np.random.default_rng(seed)
+    times = T + np.cumsum(random.integers(0, 2, events)) * SECOND
+    late = random.random(events) < 0.1
+    times[late] -= random.integers(0, 1500, late.sum()) * SECOND
+    ids = np.arange(events)
+    correction = random.random(events) < 0.05
+    correction[:400] = False
+    ids[correction] -= random.integers(1, 400, correction.sum())
+    bursts = np.repeat(random.choice([1, 1, 1, 2, 3], events // 50 + 1), 50)[:events]
+    return transaction_batch(
+        event_id=ids,
+        time_us=times,
+        amount=np.round(random.lognormal(3, 1, events), 2),
+        channel="card",
+        entities={"customer": bursts, "terminal": random.geometric(1 / 900, events)},
+        correction=correction,
+    )
+
+
+CARRIED = FeatureSpec(
+    (
+        *(
+            WindowFeature(
+                f"{kind}_{width}_{delay}", "customer", kind, width * SECOND, "terminal", delay_us=delay
+            )
+            for kind in CATEGORIES
+            for width, delay in ((900, 0), (4000, 0), (4000, 300 * SECOND))
+        ),
+        *(
+            WindowFeature(
+                f"q{quantile}_{width}_{others}",
+                "customer",
+                Aggregation.QUANTILE,
+                width * SECOND,
+                "amount",
+                quantile=quantile,
+                exclude_current=others,
+            )
+            for quantile in (0.0, 0.5, 0.99)
+            for width, others in ((900, False), (4000, False), (4000, True))
+        ),
+    ),
+    lateness_us=1800 * SECOND,
+)
+
+
+def test_what_is_carried_over_between_events_is_what_collecting_anew_gives() -> None:
+    """An engine that forgets what it carries over (as after a restart before every few events) answers the same."""
+    events = 16_000
+    batch = busy(events, 5)
+    whole = FeatureEngine(CARRIED).update(batch).values
+    engine = FeatureEngine(CARRIED)
+    windows = engine._tables["customer"]
+    assert isinstance(windows, EntityWindows)
+    pieces = []
+    for begin in range(0, events, 2):
+        windows.forget()
+        pieces.append(engine.update(batch.take(slice(begin, begin + 2))).values)
+    assert np.concatenate(pieces).tobytes() == whole.tobytes()
+    assert np.nanmax(whole[:, CARRIED.names.index("distinct_4000_0")]) > 700
+
+
+def test_the_sample_is_the_events_with_the_lowest_lots() -> None:
+    events, width = 30_000, 20_000
+    batch = hot(events, 3000)
+    spec = FeatureSpec(
+        (
+            WindowFeature("median", "customer", Aggregation.QUANTILE, width * SECOND, "amount", quantile=0.5),
+            WindowFeature("entropy", "customer", Aggregation.ENTROPY, width * SECOND, "terminal"),
+        )
+    )
+    values = np.concatenate(
+        [FeatureEngine(spec).update(batch).values, in_pieces(spec, batch, list(range(500, events, 500)))]
+    ).reshape(2, events, 2)
+    assert values[0].tobytes() == values[1].tobytes()
+    lots = lots_of(np.arange(events, dtype=np.uint64))
+    for i in range(SCAN, events, 777):
+        window = np.arange(max(0, i - width + 1), i + 1)
+        steps = np.rint(2.0**32 * np.exp2(-np.arange(200) / 32))
+        limit = steps[steps >= SAMPLE * 2**32 // len(window)][-1]
+        drawn = window[lots[window] < limit]
+        assert abs(len(drawn) / SAMPLE - 1) < 0.12
+        assert values[0][i, 0] == pytest.approx(np.quantile(batch.amount[drawn], 0.5), rel=1e-12)
+        _, counts = np.unique(batch.entities["terminal"][drawn], return_counts=True)
+        wanted = stats.entropy(counts) + (len(counts) - 1) / (2 * len(drawn))
+        assert values[0][i, 1] == pytest.approx(wanted, rel=1e-12)
+
+
+def lots_of(arrival: NDArray[np.uint64]) -> NDArray[np.uint64]:
+    """The upper halves of SplitMix64's numbers."""
+    with np.errstate(over="ignore"):
+        h = arrival + np.uint64(0x9E3779B97F4A7C15)
+        h = (h ^ (h >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+        h = (h ^ (h >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    return (h ^ (h >> np.uint64(31))) >> np.uint64(32)
