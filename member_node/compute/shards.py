@@ -25,7 +25,7 @@ from numpy.typing import NDArray
 from member_node.compute.ray_cluster import RayCluster, RayClusterError
 from member_node.streams.snapshots import SnapshotError, SnapshotStore
 from scoring.features.columns import entity_column
-from scoring.features.engine import FeatureEngine, FeatureMatrix, join_shards, shard_of
+from scoring.features.engine import STATE_LAYOUT, FeatureEngine, FeatureMatrix, join_shards, shard_of
 from scoring.features.spec import FeatureSpec, FieldFeature, WindowFeature
 from scoring.schema import OutcomeBatch, TransactionBatch, entity_keys
 
@@ -313,7 +313,7 @@ def _numbered(ids: NDArray[Any]) -> NDArray[Any]:
 
 
 def _store(directory: Path, spec: FeatureSpec, shard: int, shards: int) -> SnapshotStore:
-    return SnapshotStore(directory / f"{shard}-of-{shards}", f"{spec.digest}/{shard}/{shards}")
+    return SnapshotStore(directory / f"{shard}-of-{shards}", f"{spec.digest}/{shard}/{shards}/{STATE_LAYOUT}")
 
 
 def _checkpoint(store: SnapshotStore, number: int) -> dict[str, NDArray[Any]]:

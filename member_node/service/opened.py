@@ -43,6 +43,7 @@ from scoring.brake import BrakeAlarm
 from scoring.devices.linker import NUMBERS as DEVICE_NUMBERS
 from scoring.devices.linker import DeviceLinker
 from scoring.engine import ScoringCore
+from scoring.features.engine import STATE_LAYOUT
 from scoring.features.spec import FeatureSpec, FieldFeature, SpecError, parse_spec
 from scoring.models.words import feature_words
 from scoring.rules.columns import ColumnSchema
@@ -197,7 +198,9 @@ def open_stream(parts: StreamParts, source: StreamSource, told: Callable[[str], 
             tiers=lambda: tier_table(parts.policy()),
             counts=counts,
         )
-        store = SnapshotStore(parts.directory / "snapshots", f"{spec.digest}/{parts.shards}/{linked}")
+        store = SnapshotStore(
+            parts.directory / "snapshots", f"{spec.digest}/{parts.shards}/{linked}/{STATE_LAYOUT}"
+        )
         scoring = ScoringService(
             core=core,
             surveyor=surveyor,

@@ -181,7 +181,7 @@ class SnapshotStore:
                 continue
             if found.digest != self._digest:
                 raise SnapshotError(
-                    f"{path}: holds the state of another feature spec or shard; remove the snapshots to rebuild "
+                    f"{path}: holds the state of another feature spec, shard or version; remove the snapshots to rebuild "
                     "the state from the journal"
                 )
             return found.sequence, arrays

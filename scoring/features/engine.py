@@ -41,7 +41,7 @@ _LAST_APPLIED = np.uint8(Disposition.CORRECTED)
 # After so many events' share, for a sweep costs a single event more than what it looks at.
 _SWEEP_LEAST = 128
 _SWEEP_FLOOR = 64
-_LAYOUT = 2  # of the arrays of a state: goes up when they are arranged in another way
+STATE_LAYOUT = 2  # of the arrays of a state: goes up when they are arranged in another way
 
 
 @dataclass(frozen=True, eq=False)
@@ -264,7 +264,7 @@ class FeatureEngine:
             table.restore(parts[part])
 
     def _digest(self) -> str:
-        return f"{self.spec.digest}/{self._shard}/{self._shards}/{_LAYOUT}"
+        return f"{self.spec.digest}/{self._shard}/{self._shards}/{STATE_LAYOUT}"
 
     def _tidy(self, budget: int) -> None:
         watermark = self.watermark_us
