@@ -181,8 +181,8 @@ class SnapshotStore:
                 continue
             if found.digest != self._digest:
                 raise SnapshotError(
-                    f"{path}: holds the state of another feature spec, shard or version; remove the snapshots to rebuild "
-                    "the state from the journal"
+                    f"{path}: holds the state of another feature spec, shard or version; remove the snapshots to "
+                    "rebuild the state from the journal"
                 )
             return found.sequence, arrays
         return None
