@@ -1217,8 +1217,10 @@ def _list_remove(drawn: int, lot: int, bits: np.uint64) -> None:
     if lot >= words[1]:
         return
     where = _list_upper(drawn, lot) - 1
-    while values[where] != bits:  # one of the same lot
+    while where >= 0 and values[where] != bits:  # one of the same lot
         where -= 1
+    if where < 0:
+        return
     for j in range(where, words[0] - 1):
         lots[j] = lots[j + 1]
         values[j] = values[j + 1]
@@ -1493,7 +1495,8 @@ def _insert(at: int, entity: int, i: int) -> None:
         for d in range(depth, -1, -1):
             _add_row(at, path_node[d], i)
         return
-    if where == LEAF:  # in order: leave the full leaf packed
+    took = where < LEAF  # whether ``fresh`` takes events that its neighbour had
+    if not took:  # in order: leave the full leaf packed
         fresh = _new_node(at, 0, 4)
         _put(at, fresh, 0, i)
     else:
@@ -1515,9 +1518,10 @@ def _insert(at: int, entity: int, i: int) -> None:
             continue
         beside = path_place[d] + 1
         fresh = _adopt(at, parent, beside, fresh)
+        took = took or beside < FANOUT
         if fresh < 0:
             _add_row(at, parent, i)
-        elif beside < FANOUT:  # it gave half of its children away
+        elif took:  # it gave half of its children away, or half of its last child
             _refresh(at, parent)
     if fresh >= 0:
         top = _new_node(at, _level(_place(at, root)) + 1, 0)
@@ -1972,6 +1976,9 @@ def _shelve_key(at: int, shelf: int, key: np.uint64, add: bool) -> None:
         counts[place] += 1
         words[WEIGHT] += logs[counts[place]] - logs[counts[place] - 1]
         return
+    if keys[place] != key:  # never; but room is not checked elsewhere
+        words[OWNER] = -1
+        return
     counts[place] -= 1
     words[WEIGHT] -= logs[counts[place] + 1] - logs[counts[place]]
     if counts[place] > 0:
@@ -2216,6 +2223,9 @@ def _move_values(at: int, shelf: int) -> None:
         if gone < moving[1] and going[gone] == x:
             gone += 1
             continue
+        if kept + moving[0] - come >= SCAN:  # never, as all of GOING is there; but room is not checked elsewhere
+            words[OWNER] = -1
+            return
         while come < moving[0] and coming[come] < x:
             ranked[kept] = coming[come]
             kept += 1

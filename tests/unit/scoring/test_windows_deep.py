@@ -148,6 +148,22 @@ def test_every_aggregation_over_thousands_of_events_with_late_ones_and_correctio
     assert checked > 150
 
 
+@pytest.mark.parametrize("leaves", [32, 32 * 32])
+def test_a_late_event_that_splits_the_last_leaf_of_full_nodes_counts_once(leaves: int) -> None:
+    """The new half goes to a new sibling of the full node, which no longer has the events in it."""
+    events = 64 * leaves
+    order = np.append(np.arange(events) * SECOND, [(events - 10) * SECOND + 1, (events + 5) * SECOND])
+    spec = FeatureSpec(
+        (
+            WindowFeature("count", "customer", Aggregation.COUNT, DAY),
+            WindowFeature("sum", "customer", Aggregation.SUM, DAY, "amount"),
+            WindowFeature("distinct", "customer", Aggregation.DISTINCT, DAY, "terminal"),
+        )
+    )
+    rows = rows_of(T + order, np.ones(events + 2), np.ones(events + 2, np.int64))
+    assert FeatureEngine(spec).update(rows).values[-1].tolist() == [events + 2, events + 2, 1]
+
+
 def hot(events: int, categories: int, seed: int = 3) -> TransactionBatch:
     """One customer with a skewed choice of terminals."""
     random = np.random.default_rng(seed)
