@@ -2223,7 +2223,9 @@ def _move_values(at: int, shelf: int) -> None:
         if gone < moving[1] and going[gone] == x:
             gone += 1
             continue
-        if kept + moving[0] - come >= SCAN:  # never, as all of GOING is there; but room is not checked elsewhere
+        if (
+            kept + moving[0] - come >= SCAN
+        ):  # never, as all of GOING is there; but room is not checked elsewhere
             words[OWNER] = -1
             return
         while come < moving[0] and coming[come] < x:
