@@ -88,7 +88,8 @@ def create_app(settings: MemberSettings) -> FastAPI:
     node = MemberNode(settings, map_chunks=crypto.map)
     node.on_close(crypto.close)
     if settings.shards == 1:
-        return build_app(node, on_opened=_keep)
+        threads = settings.scoring.feature_threads
+        return build_app(node, lambda spec: FeatureEngine(spec, threads=threads), _keep)
     return build_app(node, ShardedEngines(cluster, settings.shards, settings.directory), _keep)
 
 

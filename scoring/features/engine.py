@@ -17,7 +17,9 @@ per entity kind and width of pane.
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
 
@@ -41,6 +43,8 @@ _LAST_APPLIED = np.uint8(Disposition.CORRECTED)
 # After so many events' share, for a sweep costs a single event more than what it looks at.
 _SWEEP_LEAST = 128
 _SWEEP_FLOOR = 64
+# Fewer rows are not worth waking a thread.
+_SHARED_ROWS = 512
 STATE_LAYOUT = 2  # of the arrays of a state: goes up when they are arranged in another way
 
 
@@ -95,6 +99,16 @@ def shard_of(keys: NDArray[np.uint64], shards: int) -> NDArray[np.int64]:
     return owners(keys, shards)
 
 
+def _work_off(waiting: deque[EntityWindows | EntityPanes], frame: Frame) -> None:
+    """Apply the frame's batch to one table after the other until none is left."""
+    while True:
+        try:
+            table = waiting.popleft()
+        except IndexError:
+            return
+        table.advance(frame)
+
+
 def join_shards(matrices: list[FeatureMatrix], spec: FeatureSpec, batch: TransactionBatch) -> FeatureMatrix:
     """The matrix one engine would have given, from those of shards 0..n-1 on the same batch."""
     first = matrices[0]
@@ -128,8 +142,12 @@ class FeatureEngine:
         correction_us: int | None = None,
         shard: int = 0,
         shards: int = 1,
+        threads: int = 1,
     ) -> None:
-        """Times default to the spec's. Raises SpecError for an unusable spec, ValueError for an impossible shard."""
+        """Times default to the spec's. ``threads``: how many may work at a batch; what comes out is the same.
+
+        Raises SpecError for an unusable spec, ValueError for an impossible shard.
+        """
         if not 0 <= shard < shards:
             raise ValueError(f"shard {shard} of {shards} does not exist")
         lateness = spec.lateness_us if lateness_us is None else lateness_us
@@ -154,6 +172,10 @@ class FeatureEngine:
         )
         for part in (self._immediate, *tables):
             part.bind(self._frame)
+        # The dearest first, so that those who share the work end together.
+        self._dearest = sorted(tables, key=lambda table: -len(table.columns))
+        # Its threads end with the engine: the pool holds no reference to it.
+        self._others = ThreadPoolExecutor(threads - 1, "features") if threads > 1 else None
         self._owed = 0  # entities to be looked at for something to free
         outcomes = max(
             (table.retention_us for table in self._tables.values() if table.has_outcomes), default=0
@@ -191,8 +213,7 @@ class FeatureEngine:
         consumed = self._admission.admit(frame, due)
         if consumed:
             self._pending.drop(consumed)
-        for table in self._tables.values():
-            table.advance(frame)
+        self._advance(frame)
         self._owed += 2 * len(batch)
         if self._owed >= _SWEEP_LEAST:
             self._tidy(self._owed + _SWEEP_FLOOR)
@@ -201,6 +222,19 @@ class FeatureEngine:
         if self._shards == 1:  # one of several lacks what others own: join_shards does it
             self._derivations.fill(batch, matrix.values, matrix.applied)
         return matrix
+
+    def _advance(self, frame: Frame) -> None:
+        """Have every table apply the batch. They share nothing that they change, and each writes columns of its own."""
+        waiting = deque(self._dearest)
+        if self._others is None or frame.rows < _SHARED_ROWS:
+            _work_off(waiting, frame)
+            return
+        helping = self._others.submit(_work_off, waiting, frame)
+        try:
+            _work_off(waiting, frame)
+        finally:
+            if not helping.cancel():  # the processors may have had better to do than to begin it
+                helping.result()
 
     def foresee(self, batch: TransactionBatch) -> NDArray[np.uint8]:
         """The dispositions uint8 [n] that :meth:`update` would give a batch now; nothing changes.
