@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from fastapi import FastAPI
 
 GRACE_SECONDS = 4
+SWITCH_SECONDS = 0.0005
 
 
 def serve(settings: MemberSettings) -> None:
@@ -45,6 +46,8 @@ def serve(settings: MemberSettings) -> None:
 def load(settings: MemberSettings) -> FastAPI:
     """The application, loaded with the collector of garbage at rest: what is loaded stays for good, and looking through
     it again and again is a fifth of the time of a start. Later collections leave it out, too."""
+    # Scoring, the event loop and the history share the interpreter; with the usual 5 ms an event waits for each turn.
+    sys.setswitchinterval(SWITCH_SECONDS)
     gc.disable()
     try:
         from member_node.app import create_app

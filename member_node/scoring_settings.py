@@ -1,7 +1,7 @@
 """The ``[scoring]`` table of ``member.toml``: how a node takes in, scores and keeps its transactions.
 
 [scoring]
-max_wait_ms = 2.0              # how long a single event may wait for others to be scored with
+max_wait_ms = 1.0              # how long a single event may wait for others to be scored with
 max_batch_rows = 4096          # how many are scored at once at most
 max_future_seconds = 300       # an event dated later than this after the clock is refused (0: never)
 snapshot_seconds = 300         # how often the state is saved, so that a restart replays less
@@ -39,7 +39,7 @@ HOUR_US = 3_600_000_000
 class ScoringSettings:
     """See the module. Raises ValueError for values that make no sense, naming the key."""
 
-    max_wait_ms: float = 2.0
+    max_wait_ms: float = 1.0
     max_batch_rows: int = 4096
     max_future_seconds: int = 300
     snapshot_seconds: int = 300

@@ -22,7 +22,7 @@ from typing import Any, Generic, TypeVar
 
 from governance.messages.problems import RequestError
 
-MAX_WAIT_MS = 2.0
+MAX_WAIT_MS = 1.0
 MAX_WEIGHT = 4_096
 QUEUE_WEIGHT = 50_000
 DEADLINE_SECONDS = 5.0

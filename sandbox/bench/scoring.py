@@ -25,7 +25,7 @@ from member_node.streams.journal import Draft, Journal
 from sandbox.bench.load import SINGLES, SPEC, Bench
 from sandbox.bench.result import Bar, BenchResult, Timing
 from sandbox.bench.scoring_http import BATCH as HTTP_BATCH
-from sandbox.bench.scoring_http import measure_http
+from sandbox.bench.scoring_http import FEW, MANY, measure_http
 
 PARTS = ("features", "lists", "model", "rules and reasons", "decisions", "journal", "history")
 
@@ -67,7 +67,7 @@ def bench_scoring(size: int, times: int, *, spec_file: Path = SPEC) -> BenchResu
             Bar("single event p99 before the disk, ms", before[1] / 1000, 1.0, at_most=True),
             Bar("HTTP in batches of 50, events a second", http.batches.per_second * HTTP_BATCH, 20_000),
             Bar(
-                "HTTP one event a request / empty handler",
+                f"HTTP one event a request / empty handler, {MANY} connections",
                 http.singles.per_second / http.plain.per_second,
                 0.5,
             ),
@@ -79,8 +79,11 @@ def bench_scoring(size: int, times: int, *, spec_file: Path = SPEC) -> BenchResu
             "shares of the whole": ", ".join(f"{name} {share:.2f}" for name, share in shares.items()),
             "single event before the disk": f"p50 {before[0]:.0f} us, p99 {before[1]:.0f} us",
             "single event with fsync": f"p50 {after[0]:.0f} us, p99 {after[1]:.0f} us",
-            "HTTP": f"empty handler {http.plain.per_second:,.0f}/s, one event a request "
-            f"{http.singles.per_second:,.0f}/s (p99 {http.singles.p99_ms:.1f} ms)",
+            "HTTP": f"{MANY} connections: empty handler {http.plain.per_second:,.0f}/s, one event a request "
+            f"{http.singles.per_second:,.0f}/s (p99 {http.singles.p99_ms:.1f} ms); {FEW} connections: "
+            f"{http.plain_few.per_second:,.0f}/s, {http.singles_few.per_second:,.0f}/s "
+            f"(p99 {http.singles_few.p99_ms:.1f} ms), ratio "
+            f"{http.singles_few.per_second / http.plain_few.per_second:.2f}",
             "peers": "no peer has all of it; the limits are its own parts, each by itself",
         },
     )

@@ -24,17 +24,21 @@ EVENTS_PATH, BATCH_PATH = "/bank/v1/events", "/bank/v1/events/batch"
 BATCH = 50
 SINGLES, BATCHES, PACED = 20_000, 4_000, 5_000
 RATE = 1_000.0
+# Requests under way at a time, one a connection: as of some gateways, and (FEW) as of one.
+MANY, FEW = 256, 64
 SPACING_US = 50
 MODEL_FILE, STREAM = "model.bin", "stream.toml"
 
 
 @dataclass(frozen=True)
 class HttpReport:
-    """What came back: ``plain`` of the empty handler, ``singles`` one event a request, ``batches`` of :data:`BATCH`,
-    ``paced`` one event a request at :data:`RATE` a second."""
+    """What came back: ``plain`` of the empty handler and ``singles`` one event a request, on :data:`MANY` connections
+    and on :data:`FEW`, ``batches`` of :data:`BATCH`, ``paced`` one event a request at :data:`RATE` a second."""
 
     plain: LoadReport
     singles: LoadReport
+    plain_few: LoadReport
+    singles_few: LoadReport
     batches: LoadReport
     paced: LoadReport
 
@@ -44,21 +48,28 @@ def measure_http(bench: Bench) -> HttpReport:
     with tempfile.TemporaryDirectory(prefix="subrosa-bench-") as folder:
         home = _prepare(bench, Path(folder))
         token = (home / "operator.token").read_text().strip()
-        rows = _rows(bench, SINGLES + BATCHES * BATCH + PACED)
-        singles = [http_request(EVENTS_PATH, row, "application/json", token) for row in rows[:SINGLES]]
+        packed_from = 2 * SINGLES
+        rows = _rows(bench, packed_from + BATCHES * BATCH + PACED)
+        singles = [http_request(EVENTS_PATH, row, "application/json", token) for row in rows[:packed_from]]
         packed = [
             http_request(BATCH_PATH, b"\n".join(rows[start : start + BATCH]), "application/x-ndjson", token)
-            for start in range(SINGLES, SINGLES + BATCHES * BATCH, BATCH)
+            for start in range(packed_from, packed_from + BATCHES * BATCH, BATCH)
         ]
         paced = [http_request(EVENTS_PATH, row, "application/json", token) for row in rows[-PACED:]]
         with serving(plain_app) as port:
             run_load(port, singles[:1000])
-            plain = run_load(port, singles)
+            plain, plain_few = (run_load(port, singles[:SINGLES], each) for each in (MANY, FEW))
         with serving(node_app, str(home)) as port:
+            many, few = run_load(port, singles[:SINGLES], MANY), run_load(port, singles[SINGLES:], FEW)
             report = HttpReport(
-                plain, run_load(port, singles), run_load(port, packed), run_load(port, paced, rate=RATE)
+                plain,
+                many,
+                plain_few,
+                few,
+                run_load(port, packed),
+                run_load(port, paced, rate=RATE),
             )
-    for each in (report.singles, report.batches, report.paced):
+    for each in (report.singles, report.singles_few, report.batches, report.paced):
         if set(each.statuses) != {200}:
             raise RuntimeError(f"the node answered {dict(each.statuses)}")
     return report

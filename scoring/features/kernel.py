@@ -64,6 +64,7 @@ ALL = 1 << 32  # above every event's lot
 STEPS = 32  # limits of the lots drawn fall by 2 ^ (-1 / STEPS)
 LIST = 512  # events that a node keeps drawn
 FEW = 12  # values up to which it is cheaper to move one by one
+BACK = 192  # events that a shelf goes back by for one that came late
 SHORT = 512  # events from which what is told of a window is carried over to its entity's next event
 REGISTER_BITS = 11
 REGISTERS = 1 << REGISTER_BITS
@@ -194,10 +195,10 @@ ROWS, CHANGES, SLOTS, NODES, CHILDREN, BLOCKS = range(15, 21)
 LISTS, SHELVES, TELLINGS, BLOCK_BYTES = range(21, 25)
 SCALARS_LENGTH = 25
 # words of a shelf: whose it is, who asked last, the stretch (from, to] and the lots it holds, of how many events, keys
-# and weight; whether it holds them, and registers; and the stretch that those are of
+# and weight; whether it holds them, and registers; the stretch that those are of; and all events of its last window
 OWNER, CANDIDATE, FROM, TO_TIME, TO_SEQUENCE, BELOW, SIZE, DIFFERENT, WEIGHT = range(9)
-HOLDS, HAS_REGISTERS, REGISTERS_FROM, REGISTERS_TIME, REGISTERS_SEQUENCE = range(9, 14)
-SHELF_WORDS = 14
+HOLDS, HAS_REGISTERS, REGISTERS_FROM, REGISTERS_TIME, REGISTERS_SEQUENCE, IN_WINDOW = range(9, 15)
+SHELF_WORDS = 15
 LIST_BYTES = 16 + LIST * 12  # length, limit of the lots, then values and lots in the order of the lots
 LOG_UNIT = 1 << 46
 MOST_STEPS = 24 * STEPS + 1
@@ -2138,8 +2139,15 @@ def _bring_shelf(
         kept = _i8(at, ROW_WATERMARK)[i] - _scalar(at, RETENTION)
         if words[FROM] < kept or leap > _i8(at, WINDOW_WIDTH)[window] >> 3:
             words[OWNER] = -1
-        elif -leap > _i8(at, WINDOW_WIDTH)[window] >> 3:  # very late: the others go on from where they are
-            return False
+        elif time < words[TO_TIME] or (time == words[TO_TIME] and sequence < words[TO_SEQUENCE]):  # late
+            if not held or not words[HOLDS]:
+                return False
+            # to go back and forth again may cost more than to collect anew, and leave the shelf to the next event
+            share = float(-leap) / _i8(at, WINDOW_WIDTH)[window]
+            passed = max(share * total, float(abs(total - words[IN_WINDOW])))
+            cut = float(abs(limit - words[BELOW])) / words[BELOW]
+            if passed * limit / ALL + cut * words[SIZE] > BACK or share > 0.125:
+                return False
     if words[OWNER] != entity:
         if words[CANDIDATE] != entity:
             words[CANDIDATE] = entity
@@ -2158,6 +2166,7 @@ def _bring_shelf(
     words[TO_TIME] = time
     words[TO_SEQUENCE] = sequence
     words[BELOW] = limit
+    words[IN_WINDOW] = total
     return words[OWNER] == entity
 
 
