@@ -51,15 +51,12 @@ class KeyIndex:
         self._keys = Pool((), np.uint64)
         self._next = Pool((), np.int32, fill=-1)
         self._meta = np.array([0, -1, 0, 64], np.int64)
-<<<<<<< HEAD
         self._table = np.zeros(6, np.int64)
         self._at = int(self._table.ctypes.data)
         self._point()
-=======
         self.remove(
             np.empty(0, np.int32)
         )  # a first call loads machine code, 4 ms that no event should wait for
->>>>>>> h-hot
 
     def __len__(self) -> int:
         return int(self._meta[_COUNT])
