@@ -6,7 +6,7 @@ OUT ?= out
 ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help sandbox test check lint bench clean
+.PHONY: help sandbox test test-services test-units check lint bench clean
 
 help:
 	@echo "make sandbox   a whole consortium on this machine, with a report in $(OUT)/   (ARGS=... for its options)"
@@ -24,8 +24,15 @@ $(VENV)/.installed: pyproject.toml constraints.txt
 sandbox: $(VENV)/.installed
 	$(BIN)/subrosa sandbox --out $(OUT) $(ARGS)
 
+# Two at once: those that start processes mostly wait, the others keep one core busy. Each prints when it has ended.
 test: $(VENV)/.installed
-	$(BIN)/pytest
+	@$(MAKE) --no-print-directory --jobs=2 --keep-going --output-sync=target test-services test-units
+
+test-services:
+	$(BIN)/pytest tests/e2e tests/integration
+
+test-units:
+	$(BIN)/pytest --ignore=tests/e2e --ignore=tests/integration
 
 lint: $(VENV)/.installed
 	$(BIN)/ruff check .

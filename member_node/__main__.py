@@ -31,7 +31,7 @@ def serve(settings: MemberSettings) -> None:
     for chatty in ("httpx", "alembic"):
         logging.getLogger(chatty).setLevel(logging.WARNING)
     uvicorn.run(
-        _load(settings),
+        load(settings),
         host=settings.host,
         port=settings.port,
         workers=1,
@@ -42,7 +42,7 @@ def serve(settings: MemberSettings) -> None:
     )
 
 
-def _load(settings: MemberSettings) -> FastAPI:
+def load(settings: MemberSettings) -> FastAPI:
     """The application, loaded with the collector of garbage at rest: what is loaded stays for good, and looking through
     it again and again is a fifth of the time of a start. Later collections leave it out, too."""
     gc.disable()

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import secrets
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
+from typing import Any
 
 from fastapi import FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
-from starlette.types import Scope
+from starlette.types import ASGIApp, Receive, Scope, Send
 
 from crypto.errors import CryptoError
 from governance.budgets import BudgetExceededError
@@ -86,8 +88,16 @@ def create_app(settings: MemberSettings) -> FastAPI:
     node = MemberNode(settings, map_chunks=crypto.map)
     node.on_close(crypto.close)
     if settings.shards == 1:
-        return build_app(node)
-    return build_app(node, ShardedEngines(cluster, settings.shards, settings.directory))
+        threads = settings.scoring.feature_threads
+        return build_app(node, lambda spec: FeatureEngine(spec, threads=threads), _keep)
+    return build_app(node, ShardedEngines(cluster, settings.shards, settings.directory), _keep)
+
+
+def _keep() -> None:
+    """What a stream has loaded stays: the collector of garbage would look through it again and again, and stop events
+    for tens of milliseconds each time."""
+    gc.collect()
+    gc.freeze()
 
 
 class ShardedEngines:
@@ -108,10 +118,27 @@ class ShardedEngines:
         return self._engine
 
 
-def build_app(node: MemberNode, engine: Callable[[FeatureSpec], Engine] = FeatureEngine) -> FastAPI:
+class NodeApp(FastAPI):
+    """An application that may be given a front before all of the framework's own layers: events come by the thousand,
+    and the layers cost a fifth of what an event does."""
+
+    def __init__(self, **settings: Any) -> None:
+        super().__init__(**settings)
+        self.front: ASGIApp = super().__call__
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """The ASGI application."""
+        await self.front(scope, receive, send)
+
+
+def build_app(
+    node: MemberNode,
+    engine: Callable[[FeatureSpec], Engine] = FeatureEngine,
+    on_opened: Callable[[], None] = lambda: None,
+) -> FastAPI:
     """The application around a node that is already put together; it closes the node when it ends.
 
-    ``engine`` makes the feature engine of a stream that is opened.
+    ``engine`` makes the feature engine of a stream that is opened, ``on_opened`` is told when one is.
     """
 
     @asynccontextmanager
@@ -123,8 +150,8 @@ def build_app(node: MemberNode, engine: Callable[[FeatureSpec], Engine] = Featur
         # Not in the pool of the requests: it may be full of those that wait for what is closed here.
         await asyncio.to_thread(node.close)
 
-    desk = attach_stream(node, engine)
-    app = FastAPI(
+    desk = attach_stream(node, engine, on_opened)
+    app = NodeApp(
         title="Subrosa member node", lifespan=lifespan, docs_url=None, redoc_url=None, openapi_url=None
     )
     app.state.node = node
@@ -148,9 +175,8 @@ def build_app(node: MemberNode, engine: Callable[[FeatureSpec], Engine] = Featur
     for each in (app, bank):
         _answer_problems(each, node.party)
     app.mount(BANK_PREFIX, OperatorDoor(bank, token, staff=staff))
-    # In front of everything else: events come by the thousand.
-    app.add_middleware(
-        EventLane,
+    app.front = EventLane(
+        app.front,
         check=lambda scope: _check_sender(staff, scope),
         batcher=desk.batcher,
         metrics=desk.metrics,

@@ -19,8 +19,10 @@ from member_node.client.desk import BankDesk
 from member_node.command_line import CommandError
 from member_node.service.backtest import Backtest, run_backtest
 from member_node.service.history_files import MANIFEST, HistoryError, Manifest
+from member_node.service.last_judged import LastJudged
 from member_node.service.layout import tier_table, transaction_columns
 from member_node.service.replay import SOURCE
+from member_node.service.rulebook import columns_of
 from member_node.service.stored_rows import StoredRowsError, read_history, wanted_columns
 from member_node.service.stream_parts import StreamSource
 from member_node.settings import load_settings
@@ -28,7 +30,7 @@ from member_node.storage.database import Database
 from member_node.storage.outcomes import OutcomeStore, StreamStore
 from member_node.storage.trust import TrustStore
 from member_node.streams.mapping import StreamMapping, parse_mapping
-from scoring.rules.columns import Column, ColumnSchema, ColumnType
+from scoring.rules.columns import ColumnSchema
 from scoring.rules.ruleset import RuleSetError, load_ruleset
 from scoring.verdicts import TierTable
 
@@ -50,16 +52,21 @@ def backtest_file(
     ``progress`` is told rows done and rows in all. Raises CommandError, and what the desk raises.
     """
     desk.post("rules/history")
-    schema = ColumnSchema(
-        Column(each["name"], ColumnType(each["type"]), each["evidence"])
-        for each in desk.get("rules/columns")["columns"]
-    )
+    today = ColumnSchema(columns_of(desk.get("rules/columns")["columns"]))
     active = desk.get("rules")["deployed"]["active"]
     if active is None:
         raise CommandError(f"{desk.party} has no active version to compare with: activate one")
+    version = desk.get(f"rules/versions/{active}")
+    # A list may be gone since the version was saved: it is judged by the columns it was saved with, as in the stream.
+    schema = today.with_gone(columns_of(version["columns"]))
+    try:
+        now = load_ruleset(version["text"], schema, version=active)
+    except RuleSetError as error:
+        raise CommandError(
+            f"{desk.party}: version {active} does not fit today's columns: {error}; activate one that does"
+        ) from error
     try:
         tested = load_ruleset(file.read_text(encoding="utf-8"), schema, version=active)
-        now = load_ruleset(desk.get(f"rules/versions/{active}")["text"], schema, version=active)
         mapping, outcomes, tiers = _stored(directory)
         backtest = Backtest(
             tested,
@@ -68,10 +75,15 @@ def backtest_file(
             lambda amount, channel, time_us: transaction_columns(mapping, amount, channel, time_us),
             outcomes,
             tiers,
+            frozenset(schema) - frozenset(today),
         )
-        with _opened(directory / "history", first_us // DAY_US, (until_us - 1) // DAY_US) as files:
-            total = sum(each.metadata.num_rows for each in files)
-            tables = read_history(files, wanted_columns((tested, now)), first_us, until_us)
+        first_day, last_day = first_us // DAY_US, (until_us - 1) // DAY_US
+        with _opened(directory / "history") as files:
+            # An event of these days may have been corrected to another day.
+            counted = LastJudged([parquet for _, parquet in files])
+            chosen = [parquet for day, parquet in files if first_day <= day <= last_day]
+            total = sum(each.metadata.num_rows for each in chosen)
+            tables = read_history(chosen, wanted_columns((tested, now)), first_us, until_us, counted)
             return run_backtest(backtest, tables, lambda rows: progress(rows, total))
     except RuleSetError as error:
         raise CommandError(f"{file}: {error}") from error
@@ -90,6 +102,11 @@ def report_text(report: dict[str, Any]) -> str:
         lines.append(
             f"WARNING  the active version gives {report['unexplained']:,} of its {report['compared']:,} verdicts "
             "differently over the history: the comparison is not exact"
+        )
+    if report["gone"]:
+        lines.append(
+            f"NOTE  {', '.join(report['gone'])}: no longer a column of the stream; it counts as the history holds "
+            "it, and where that holds nothing the rules that read it are in error"
         )
     header = f"{'':32} {'hits':>9} {'precision':>9} {'recall':>7} {'caught':>14} {'disturbed':>9}"
     lines += ["", header]
@@ -115,8 +132,8 @@ def _row(name: str, told: dict[str, Any]) -> str:
 
 
 @contextmanager
-def _opened(history: Path, first_day: int, last_day: int) -> Iterator[list[pq.ParquetFile]]:
-    """The files that count at one moment, all open: the node may replace them meanwhile.
+def _opened(history: Path) -> Iterator[list[tuple[int, pq.ParquetFile]]]:
+    """The files that count at one moment with their days, all open: the node may replace them meanwhile.
 
     Only read, never through a ``HistoryStore``, which is the node's own and tidies up when it opens.
     """
@@ -125,9 +142,8 @@ def _opened(history: Path, first_day: int, last_day: int) -> Iterator[list[pq.Pa
             try:
                 manifest = msgspec.json.decode((history / MANIFEST).read_bytes(), type=Manifest)
                 files = [
-                    stack.enter_context(pq.ParquetFile(history / file.name))
+                    (file.day, stack.enter_context(pq.ParquetFile(history / file.name)))
                     for file in manifest.files
-                    if first_day <= file.day <= last_day
                 ]
             except FileNotFoundError as error:
                 if attempt == _ATTEMPTS:

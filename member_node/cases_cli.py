@@ -1,4 +1,5 @@
-"""``subrosa case list|show|assign|note|decide``: the fraud desk's queue, through the bank's own running member node."""
+"""``subrosa case``: the fraud desk's queue (list, show, assign, note, decide) and the exemptions that wait for an
+approver (exemptions, approve, reject), through the bank's own running member node."""
 
 from __future__ import annotations
 
@@ -22,7 +23,7 @@ from scoring.verdicts import Verdict
 app = typer.Typer(
     add_completion=False,
     no_args_is_help=True,
-    help="Work the alerts that scoring raised: list, show, assign, note, decide.",
+    help="Work the alerts that scoring raised: list, show, assign, note, decide, approve exemptions.",
 )
 
 CaseId = Annotated[int, typer.Argument(help="Number of the case.", min=1)]
@@ -104,7 +105,11 @@ def decide(
         str | None, typer.Option(help="Business time it became known (ISO 8601), for replays. Default: now.")
     ] = None,
     exempt_until: Annotated[
-        str | None, typer.Option(help="With genuine: exempt the customer until then (ISO 8601).")
+        str | None,
+        typer.Option(
+            help="With genuine: exempt the customer until then (ISO 8601). What lasts longer than an analyst may "
+            "decide alone waits for an approver."
+        ),
     ] = None,
     exempt_rule: Annotated[str, typer.Option(help="Only from this rule. Default: from every rule.")] = "",
     token_file: TokenFile = None,
@@ -124,11 +129,55 @@ def decide(
         _print(desk.post(f"cases/{case_id}/decide", **body), as_json)
 
 
+Why = Annotated[str, typer.Option(help="Why; it is kept with the case.")]
+
+
+@app.command()
+def exemptions(directory: Directory, token_file: TokenFile = None, as_json: AsJson = False) -> None:
+    """Exemptions that wait for an approver."""
+    with open_desk(directory, token_file) as desk:
+        answer = desk.get("cases/exemptions?limit=500")
+    if as_json:
+        typer.echo(json.dumps(answer))
+        return
+    for each in answer["exemptions"]:
+        typer.echo(_exemption(each))
+    typer.echo(f"{len(answer['exemptions'])} wait")
+
+
+@app.command()
+def approve(
+    case_id: CaseId, directory: Directory, why: Why, token_file: TokenFile = None, as_json: AsJson = False
+) -> None:
+    """Let the exemption that a case's decision proposed take effect; not one's own."""
+    with open_desk(directory, token_file) as desk:
+        _print(desk.post(f"cases/{case_id}/exemption", action="approve", why=why), as_json)
+
+
+@app.command()
+def reject(
+    case_id: CaseId, directory: Directory, why: Why, token_file: TokenFile = None, as_json: AsJson = False
+) -> None:
+    """Refuse the exemption that a case's decision proposed, or withdraw one's own."""
+    with open_desk(directory, token_file) as desk:
+        _print(desk.post(f"cases/{case_id}/exemption", action="reject", why=why), as_json)
+
+
+def _exemption(each: dict[str, Any]) -> str:
+    settled = f" by {each['decided_by']}: {each['why']}" if each["decided_by"] else ""
+    return (
+        f"exemption of case {each['case_id']}: customer {each['customer']} from {each['rule'] or 'every rule'} until "
+        f"{time_text(each['until_us'] // 1000)}, proposed by {each['author']}, {each['state']}{settled}"
+    )
+
+
 def _print(answer: dict[str, Any], as_json: bool) -> None:
     if as_json:
         typer.echo(json.dumps(answer))
         return
     typer.echo(_line(answer))
+    if answer["exemption"] is not None:
+        typer.echo(f"  {_exemption(answer['exemption'])}")
     for alert in answer["alert_rows"]:
         when = time_text(alert["time_us"] // 1000)
         score = "" if alert["score"] is None else f" score {alert['score']:.3f}"

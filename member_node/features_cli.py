@@ -14,6 +14,7 @@ import typer
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+from member_node.service.feature_names import check_feature_names
 from member_node.streams.events import transactions_of
 from member_node.streams.files import EventFile, EventFileError, read_events, write_rejects
 from member_node.streams.mapping import MappingError, StreamMapping, load_mapping
@@ -53,7 +54,9 @@ def compute(
     console = Console(stderr=True)
     try:
         loaded = load_mapping(mapping)
-        parsed = parse_spec(spec.read_text(encoding="utf-8"))
+        text = spec.read_text(encoding="utf-8")
+        parsed = parse_spec(text)
+        check_feature_names(parsed, text, loaded)
         file = read_events(events, loaded)
         _report_rejects(file, out, events, console)
         with ExitStack() as stack:

@@ -11,7 +11,7 @@ import logging
 import threading
 import time
 from collections.abc import Callable, Iterable, Mapping
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -115,7 +115,7 @@ class NodeMetrics:
         """``clock`` gives the wall clock's seconds since 1970."""
         self.registry = CollectorRegistry()
         self._clock = clock
-        self._children: dict[tuple[object, ...], Counter] = {}
+        self._children: dict[tuple[object, ...], Any] = {}
         self._events = self._counter(
             "events", "Events by source and what became of them.", "source", "disposition"
         )
@@ -145,12 +145,15 @@ class NodeMetrics:
         self.registry.register(self._watched)
 
     def _add(self, counter: Counter, count: int, *labels: str) -> None:
-        """Count on a child that is looked up once: the library reads the environment at each look-up."""
-        key = (counter, *labels)
+        self._child(counter, *labels).inc(count)
+
+    def _child(self, metric: Counter | Gauge, *labels: str) -> Any:
+        """A child that is looked up once: the library reads the environment at each look-up."""
+        key = (metric, *labels)
         child = self._children.get(key)
         if child is None:
-            child = self._children[key] = counter.labels(*labels)
-        child.inc(count)
+            child = self._children[key] = metric.labels(*labels)
+        return child
 
     def _counter(self, name: str, documentation: str, *labels: str) -> Counter:
         return Counter(f"subrosa_{name}", documentation, labels, registry=self.registry)
@@ -186,11 +189,11 @@ class NodeMetrics:
 
     def set_lag(self, source: str, newest_us: int) -> None:
         """The newest event time of a batch, UTC microseconds."""
-        self._lag.labels(source).set(self._clock() - newest_us / 1e6)
+        self._child(self._lag, source).set(self._clock() - newest_us / 1e6)
 
     def set_pending(self, source: str, messages: int) -> None:
         """Messages that wait at a broker, as it last said."""
-        self._pending.labels(source).set(messages)
+        self._child(self._pending, source).set(messages)
 
     def watch(self, name: str, documentation: str, read: Reading, label: str = "") -> None:
         """Add (or replace) a gauge ``subrosa_NAME`` that ``read`` gives when it is asked for.

@@ -9,9 +9,11 @@ history_days = 0               # scored events older than this are removed (0: k
 drift_hours = 24               # how often drift of the active model is measured (0: never)
 drift_days = 7                 # over how much of the newest history
 drift_psi = 0.25               # the stability index above which drift raises an alarm
+feature_threads = 2            # threads that compute the features of one batch of 512 rows or more
 model_threads = 1              # threads that score one batch with the model
 alert_verdict = "challenge"    # the mildest verdict that opens an alert
 case_window_hours = 24         # alerts of one customer no further apart than this are one case
+case_exemption_days = 7        # an analyst's decision exempts a customer no longer without an approver (0: never)
 nats_url = ""                  # such as nats://127.0.0.1:4222: also take events from NATS JetStream
 nats_stream = "transactions"
 nats_subject = "transactions.new"
@@ -45,9 +47,11 @@ class ScoringSettings:
     drift_hours: int = 24
     drift_days: int = 7
     drift_psi: float = 0.25
+    feature_threads: int = 2
     model_threads: int = 1
     alert_verdict: str = "challenge"
     case_window_hours: int = 24
+    case_exemption_days: int = 7
     nats_url: str = ""
     nats_stream: str = "transactions"
     nats_subject: str = "transactions.new"
@@ -89,8 +93,10 @@ _BOUNDS: Mapping[str, tuple[float, float]] = {
     "drift_hours": (0, 24 * 366),
     "drift_days": (1, 366),
     "drift_psi": (0.01, 100.0),
+    "feature_threads": (1, 64),
     "model_threads": (1, 64),
     "case_window_hours": (1, 24 * 366),
+    "case_exemption_days": (0, 90),
 }
 
 

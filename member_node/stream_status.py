@@ -48,6 +48,8 @@ class StreamWatch:
         watch("journal_sequence", "Newest journal frame.", lambda each: each.journal.last_sequence)
         watch("snapshot_sequence", "Frame of the newest snapshot.", lambda each: _newest(each)[0])
         watch("snapshot_age_seconds", "Age of the newest snapshot.", self._snapshot_age)
+        watch("snapshot_stall_seconds", "Wait of the stream for it.", lambda each: each.keeper.stall_seconds)
+        watch("snapshot_failures", "Snapshots not taken.", lambda each: each.keeper.failures)
         watch("history_rows", "Scored events that are kept.", lambda each: each.history.rows())
         watch("history_waiting_rows", "Scored rows not in files.", _waiting)
         watch("model_degraded", "1 while the active model gives no scores.", lambda each: bool(_model(each)))

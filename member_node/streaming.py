@@ -28,11 +28,13 @@ from member_node.service.rulebook import Rulebook
 from member_node.service.scoring import ScoredBatch
 from member_node.service.stream_parts import StreamError, StreamParts
 from member_node.service.training import ScoredHistory
+from member_node.storage.case_exemptions import ExemptionStore
 from member_node.storage.cases import DRIFT, CaseStore
 from member_node.storage.lists import ListStore
 from member_node.storage.outcomes import OutcomeStore, StreamStore
 from member_node.storage.registry import ModelRegistry
 from member_node.storage.rulebook import RulebookStore
+from member_node.storage.staff import StaffStore
 from member_node.stream_status import StreamWatch
 from member_node.streams.sources.deliveries import Answer, Delivery
 from member_node.streams.sources.rows import RowForm
@@ -102,7 +104,11 @@ class StreamDesk:
             LOGGER.exception("the stream cannot be opened again")
 
 
-def attach_stream(node: MemberNode, engine: Callable[[FeatureSpec], Engine] = FeatureEngine) -> StreamDesk:
+def attach_stream(
+    node: MemberNode,
+    engine: Callable[[FeatureSpec], Engine] = FeatureEngine,
+    on_opened: Callable[[], None] = lambda: None,
+) -> StreamDesk:
     """The stream of ``node``; its outcomes become the node's local statistic. Closed with the node."""
 
     def clock_us() -> int:
@@ -112,8 +118,13 @@ def attach_stream(node: MemberNode, engine: Callable[[FeatureSpec], Engine] = Fe
     metrics = NodeMetrics(node.clock)
     rules = RulebookStore(node.database)
     lists = ListBook(ListStore(node.database), clock_us)
+    staff = StaffStore(node.database)
     models = ModelBook(
-        ModelRegistry(node.database), node.directory / "models", clock_us, threads=scoring.model_threads
+        ModelRegistry(node.database),
+        node.directory / "models",
+        clock_us,
+        threads=scoring.model_threads,
+        added_by=staff.added_by,
     )
     node.on_close(models.close)
     store = CaseStore(node.database)
@@ -134,16 +145,25 @@ def attach_stream(node: MemberNode, engine: Callable[[FeatureSpec], Engine] = Fe
             settings=scoring,
             clock=node.clock,
             shards=node.settings.shards,
-            rulebook=lambda columns: Rulebook(rules, columns, lambda: node.clock() * 1000),
+            rulebook=lambda columns: Rulebook(rules, columns, lambda: node.clock() * 1000, staff.added_by),
             lists=lists,
             models=models,
             cases=store,
             on_scored=lambda batch: _count(metrics, batch),
             on_stage=metrics.latency.observe_one,
+            on_opened=on_opened,
             device_key=node.storage.subkey("device-ids")[:16],
         )
     )
-    cases = CaseService(store, learn=stream.learn, exempter=lists, clock=node.clock)
+    cases = CaseService(
+        store,
+        learn=stream.learn,
+        exempter=lists,
+        clock=node.clock,
+        exemptions=ExemptionStore(node.database),
+        clear_seconds=scoring.case_exemption_days * 86_400,
+        added_by=staff.added_by,
+    )
     node.local_statistic = stream.statistic
     node.on_stop(stream.stop)
     node.on_close(stream.close)

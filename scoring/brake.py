@@ -9,6 +9,11 @@ that very row on it acts as in shadow, its hits are still reported and give no v
 their own time, those older than the window nowhere. A trip holds for the rule's key (its id, condition, verdict and
 evidence), also in versions deployed later, until the deployment's release count for the key has grown; its counts
 then begin anew.
+
+One customer cannot trip a rule for everybody: while a customer has ``k`` declines that count in a rule's window
+(``most_counted``), a further one is as if the rule had not seen the event, so it neither adds to the declines nor thins
+them out. A rule trips when (declines that count) > share * (events - declines that do not). Events without a customer
+count each.
 """
 
 from __future__ import annotations
@@ -20,17 +25,17 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from scoring.brake_customers import PANES, BrakeStateError, CustomerDeclines, counts, most_counted
 from scoring.compiled import compiled
 from scoring.rules.deployment import Deployment, DeploymentJudgement
 from scoring.rules.evaluation import Judgement, RuleSet, decide
 from scoring.verdicts import Verdict
 
-PANES = 60
+__all__ = ["PANES", "Brake", "BrakeAlarm", "BrakeCount", "BrakeStateError"]
+
+# The form of a saved state; before this one customers were not told apart.
+_FORM = 2
 _LEVELS = (Verdict.CHALLENGE, Verdict.REVIEW, Verdict.BLOCK)
-
-
-class BrakeStateError(ValueError):
-    """A saved state of the brake is not one."""
 
 
 @dataclass(frozen=True)
@@ -74,11 +79,16 @@ class Brake:
         self._aligned: Deployment | None = None
 
     def apply(
-        self, deployment: Deployment, judged: DeploymentJudgement, time_us: NDArray[np.int64]
+        self,
+        deployment: Deployment,
+        judged: DeploymentJudgement,
+        time_us: NDArray[np.int64],
+        customer: NDArray[np.uint64] | None = None,
     ) -> tuple[DeploymentJudgement, list[BrakeAlarm]]:
         """Count a judged batch (``time_us`` int64 [n] in row order) and take stopped rules' verdicts out of it.
 
-        Gives the judgement that stands, the given one where no rule is stopped, and the trips of this batch.
+        ``customer`` uint64 [n]: whose each row is, 0 where that is not known (None: of none). Gives the judgement that
+        stands, the given one where no rule is stopped, and the trips of this batch.
         """
         if deployment is not self._aligned:
             self._align(deployment)
@@ -86,7 +96,11 @@ class Brake:
             return judged, []
         live = judged.live
         # Only rows with a verdict are written to.
-        effective = live.effective.T.copy() if live.verdict.any() else live.effective.T
+        effective = live.effective.T
+        spoke = int(np.count_nonzero(live.verdict))
+        if spoke:
+            effective = effective.copy()
+        whose = np.zeros(len(time_us), np.uint64) if customer is None else customer
         muted = np.zeros(len(time_us), np.bool_)
         alarms: list[BrakeAlarm] = []
         first = 0
@@ -94,10 +108,10 @@ class Brake:
             own = effective[first : first + len(ruleset.rules)]
             first += len(ruleset.rules)
             lane = self._lanes[ruleset.version]
-            alarms += lane.count(time_us, judged.version, live.verdict, own, muted)
+            alarms += lane.count(time_us, whose, judged.version, live.verdict, own, muted, spoke)
         for alarm in alarms:
             self._tripped[alarm.key] = alarm.release
-        if not muted.any():
+        if not np.count_nonzero(muted):
             return judged, alarms
         verdict, rule = live.verdict.copy(), live.rule.copy()
         rows = np.flatnonzero(muted)
@@ -120,6 +134,7 @@ class Brake:
             "tripped": np.array(list(self._tripped), dtype=np.str_),
             "tripped_releases": np.array(list(self._tripped.values()), np.int64),
             "versions": np.array(list(self._lanes), np.int64),
+            "form": np.array([_FORM], np.int64),
         }
         for version, lane in self._lanes.items():
             saved |= {f"{version}.{name}": values for name, values in lane.state().items()}
@@ -129,9 +144,13 @@ class Brake:
         """Take up a saved state; raises BrakeStateError when it is none.
 
         Under the same live versions the brake goes on to the bit. Under others its windows begin anew, and stopped
-        rules stay stopped.
+        rules stay stopped. Out of a state of before customers were counted the windows are taken as they are, and
+        nobody's declines have been counted yet.
         """
         try:
+            old = "form" not in arrays
+            if not old and arrays["form"].tolist() != [_FORM]:
+                raise BrakeStateError(f"the brake's state has form {arrays['form'].tolist()}, not {_FORM}")
             tripped = dict(zip(arrays["tripped"].tolist(), arrays["tripped_releases"].tolist(), strict=True))
             if arrays["versions"].tolist() != [each.version for each in deployment.live]:
                 self._tripped, self._lanes = tripped, {}
@@ -141,7 +160,7 @@ class Brake:
             for ruleset in deployment.live:
                 prefix = f"{ruleset.version}."
                 own = {name.removeprefix(prefix): a for name, a in arrays.items() if name.startswith(prefix)}
-                lanes[ruleset.version] = _Lane(ruleset, own)
+                lanes[ruleset.version] = _Lane(ruleset, own, old=old)
         except KeyError as error:
             raise BrakeStateError(f"the brake's state lacks {error}") from error
         self._tripped, self._lanes, self._aligned = tripped, lanes, deployment
@@ -166,22 +185,28 @@ class Brake:
 class _Lane:
     """The window of one version: counts by pane (row ``pane % PANES``), rule and verdict."""
 
-    def __init__(self, ruleset: RuleSet, saved: Mapping[str, NDArray[Any]] | None = None) -> None:
+    def __init__(
+        self, ruleset: RuleSet, saved: Mapping[str, NDArray[Any]] | None = None, *, old: bool = False
+    ) -> None:
         rules = len(ruleset.rules)
         self.ruleset = ruleset
         self._keys = [rule.key for rule in ruleset.rules]
         # Never zero, so that a window of less than a minute still has panes of a second or less.
         self._pane_us = max(1, ruleset.brake.window_us // PANES)
-        self._shares = np.array(
+        shares = np.array(
             [[rule.max_share or ruleset.brake.share(level) for level in _LEVELS] for rule in ruleset.rules]
         ).reshape(rules, len(_LEVELS))
+        self._shares = np.concatenate([shares, most_counted(shares, ruleset.brake)], axis=1)
         self.braked = np.zeros(rules, np.bool_)
         self._newest = np.full(1, -1, np.int64)
         self._events = np.zeros(PANES, np.int64)
         self._declines = np.zeros((PANES, rules, len(_LEVELS)), np.int64)
-        # Events a rule has seen before its release count for the others and not for it.
+        # Events that count for the others and not for a rule: before its release, or a customer's declines too many.
         self._before = np.zeros((PANES, rules), np.int64)
         self._releases = np.zeros(rules, np.int64)
+        self._customers = CustomerDeclines()
+        # By rule the row, level, declines and events at which it trips in a batch; -1 between batches.
+        self._trips = np.full((rules, 4), -1, np.int64)
         if saved is not None:
             for name, held in self._held().items():
                 if saved[name].shape != held.shape:
@@ -189,6 +214,8 @@ class _Lane:
                         f"{name} of version {ruleset.version} has shape {saved[name].shape}"
                     )
                 held[...] = saved[name]
+            if not old:
+                self._customers = CustomerDeclines(saved["counted"], rules)
         self._recount()
 
     def _held(self) -> dict[str, NDArray[Any]]:
@@ -202,7 +229,9 @@ class _Lane:
         }
 
     def state(self) -> dict[str, NDArray[Any]]:
-        return {name: held.copy() for name, held in self._held().items()}
+        return {name: held.copy() for name, held in self._held().items()} | {
+            "counted": self._customers.rows(int(self._newest[0]))
+        }
 
     def take_releases(self, releases: Mapping[str, int]) -> None:
         for index, key in enumerate(self._keys):
@@ -211,6 +240,7 @@ class _Lane:
                 self._releases[index] = count
                 self._declines[:, index] = 0
                 self._before[:, index] = self._events
+                self._customers.forget(index, int(self._newest[0]))
         self._recount()
 
     def mark(self, tripped: Mapping[str, int]) -> None:
@@ -219,24 +249,34 @@ class _Lane:
     def count(
         self,
         time_us: NDArray[np.int64],
+        customer: NDArray[np.uint64],
         version: NDArray[np.int16],
         verdict: NDArray[np.uint8],
         effective: NDArray[np.uint8],
         muted: NDArray[np.bool_],
+        spoke: int,
     ) -> list[BrakeAlarm]:
-        """Count the rows of this version; clears verdicts of stopped rules in ``effective`` and marks their rows."""
-        trips = np.full((len(self._keys), 4), -1, np.int64)
+        """Count the rows of this version; clears verdicts of stopped rules in ``effective`` and marks their rows.
+
+        ``spoke``: rows of the batch with a verdict.
+        """
+        trips = self._trips
         time_us, version, verdict = _own(time_us), _own(version), _own(verdict)
+        customer = _own(customer)
+        # Their number at most; counting them costs as much as all the rest.
+        if spoke and not self._customers.has_room(spoke * len(self._keys)):
+            self._customers.reserve(int(np.count_nonzero(effective)), int(self._newest[0]))
         _count(
-            time_us, version, np.int16(self.ruleset.version), verdict, effective, self._pane_us,
+            time_us, customer, version, np.int16(self.ruleset.version), verdict, effective, self._pane_us,
             self.ruleset.brake.min_events, self._shares, self._newest, self._events, self._declines, self._before,
-            self._seen, self._total, self._earlier, self.braked, muted, trips,
+            self._seen, self._total, self._earlier, self._customers.array, self.braked, muted, trips,
         )  # fmt: skip
-        if not muted.any():
+        if not np.count_nonzero(muted):
             return []
         alarms = []
         for index in np.flatnonzero(trips[:, 0] >= 0):
             row, level, declines, events = trips[index].tolist()
+            trips[index] = -1
             rule = self.ruleset.rules[index]
             alarms.append(
                 BrakeAlarm(
@@ -278,6 +318,7 @@ def _own(column: NDArray[Any]) -> NDArray[Any]:
 @compiled
 def _count(
     time_us: NDArray[np.int64],
+    customer: NDArray[np.uint64],
     version: NDArray[np.int16],
     own: np.int16,
     verdict: NDArray[np.uint8],
@@ -292,6 +333,7 @@ def _count(
     seen: NDArray[np.int64],
     total: NDArray[np.int64],
     earlier: NDArray[np.int64],
+    table: NDArray[np.int64],
     braked: NDArray[np.bool_],
     muted: NDArray[np.bool_],
     trips: NDArray[np.int64],
@@ -327,8 +369,13 @@ def _count(
                 continue
             if not braked[rule] and counted:
                 level = given - 1
-                declines[slot, rule, level] += 1
-                total[rule, level] += 1
+                most = int(shares[rule, 3 + level])
+                if customer[row] == 0 or counts(table, customer[row], rule, most, pane, newest[0]):
+                    declines[slot, rule, level] += 1
+                    total[rule, level] += 1
+                else:
+                    before[slot, rule] += 1
+                    earlier[rule] += 1
                 judged = seen[0] - earlier[rule]
                 if judged >= min_events and total[rule, level] > shares[rule, level] * judged:
                     braked[rule] = True

@@ -28,7 +28,7 @@ from scoring.features.admission import Disposition
 from scoring.features.engine import FeatureMatrix
 from scoring.lists import EVERY_RULE, ListKind
 from scoring.models.words import DEVICE_WORDS
-from scoring.rules.columns import TextColumn
+from scoring.rules.columns import Layout, MatrixColumns, TextColumn
 from scoring.rules.deployment import Deployment, DeploymentJudgement, Exemptions, rollout_buckets
 from scoring.rules.evaluation import Judgement, decide
 from scoring.schema import OutcomeBatch, TransactionBatch
@@ -44,6 +44,8 @@ from scoring.scored import (
     Words,
 )
 
+_NO_BUCKETS = np.empty(0, np.uint64)
+
 
 class Engine(Protocol):
     """A feature engine: one in this process, or several behind shards."""
@@ -58,8 +60,8 @@ class Engine(Protocol):
     def foresee(self, batch: TransactionBatch) -> NDArray[np.uint8]:
         """The dispositions :meth:`update` would give a batch now; nothing changes."""
 
-    def state(self) -> dict[str, NDArray[Any]]:
-        """Copies of all state, for a snapshot."""
+    def state(self, copy: bool = True) -> dict[str, NDArray[Any]]:
+        """All state, for a snapshot; without ``copy`` perhaps views, good until the next change."""
 
     def restore(self, arrays: Mapping[str, NDArray[Any]]) -> None:
         """Take over a state; ValueError for that of another spec."""
@@ -85,6 +87,8 @@ class ScoringCore:
         self._linker = linker
         self._brake = brake or Brake()
         self._words = {**DEVICE_WORDS, **(words or {})}
+        self._told = self._names if linker is None else (*self._names, *DEVICE_NUMBERS)
+        self._layout = Layout((), ())
 
     def advance(
         self,
@@ -99,7 +103,7 @@ class ScoringCore:
         if self._linker is not None:
             batch, ids, signs = self._linked(self._linker, batch, bundles)
         matrix = self._engine.update(batch, outcomes)
-        rows = np.flatnonzero(matrix.applied)
+        rows = matrix.applied.nonzero()[0]
         if len(rows) == len(batch):
             values = matrix.values.T[self._places]
         else:
@@ -107,11 +111,9 @@ class ScoringCore:
             batch = batch.take(rows)
             ids = None if ids is None else ids[rows]
             signs = None if signs is None else signs[rows]
-        names = self._names
         if self._linker is not None:
-            names = (*names, *DEVICE_NUMBERS)
             values = np.concatenate([values, [batch.numbers[name] for name in DEVICE_NUMBERS]])
-        return Advanced(matrix.disposition, matrix.refusal, rows, batch, names, values, ids, signs)
+        return Advanced(matrix.disposition, matrix.refusal, rows, batch, self._told, values, ids, signs)
 
     def judge(
         self,
@@ -125,12 +127,11 @@ class ScoringCore:
         would know without the consortium, which differs in the rows ``differing`` only."""
         batch = advanced.batch
         rows = len(batch)
-        columns: dict[str, Any] = dict(zip(advanced.names, advanced.values, strict=True))
-        columns |= live.columns
         hits = force.lists.probe(batch.entities, batch.time_us)
-        columns |= hits
+        others: dict[str, Any] = {**live.columns, **hits}
+        columns = MatrixColumns(self._laid_out(advanced.names, others), _own(advanced.values), others)
         models = force.models.columns(columns, rows)
-        columns[MODEL_SCORE], columns[MODEL_DEGRADED] = models.score, models.degraded
+        others[MODEL_SCORE], others[MODEL_DEGRADED] = models.score, models.degraded
 
         every = force.exemptible
         spared = force.lists.exempt(batch.entities, batch.time_us, tuple(every)) if every else None
@@ -139,9 +140,9 @@ class ScoringCore:
             return None if spared is None else spared[:, [every[each] for each in rule_ids]]
 
         deployment = force.deployment
-        bucket = rollout_buckets(batch)
+        bucket = _NO_BUCKETS if deployment.rollout is None else rollout_buckets(batch)
         judged = deployment.evaluate(columns, rows, live.limits, bucket, exempt)
-        stands, alarms = self._brake.apply(deployment, judged, batch.time_us)
+        stands, alarms = self._brake.apply(deployment, judged, batch.time_us, _customers(batch))
         forced, which = force.lists.effects(hits, rows)
         words = _forced(stands.live, forced, which)
         return ScoredRows(
@@ -157,7 +158,7 @@ class ScoringCore:
             model_failure=force.models.failure,
             shadow_verdicts={version: each.verdict for version, each in judged.shadows.items()},
             shadow_scores=models.shadows,
-            rule_hits=np.count_nonzero(judged.live.hits, axis=0),
+            rule_hits=_by_rule(judged.live.hits),
             rule_errors=judged.live.errors,
             alarms=tuple(alarms),
             spoke=_spoke(deployment, judged.live),
@@ -189,16 +190,21 @@ class ScoringCore:
             nothing,
             nothing,
         )
-        self._brake.apply(deployment, DeploymentJudgement(judgement, version, {}), advanced.batch.time_us)
+        batch = advanced.batch
+        again = DeploymentJudgement(judgement, version, {})
+        self._brake.apply(deployment, again, batch.time_us, _customers(batch))
 
-    def state(self) -> dict[str, NDArray[Any]]:
-        """Copies of all state as plain arrays; :meth:`restore` goes on from them to the bit."""
+    def state(self, copy: bool = True) -> dict[str, NDArray[Any]]:
+        """All state as plain arrays; :meth:`restore` goes on from them to the bit.
+
+        Without ``copy`` the large ones are views, good until the next change.
+        """
         brake = self._brake.state()
         # Keys are the one text in all the state: as bytes it is numbers like the rest.
         brake["tripped"] = np.frombuffer("\n".join(brake["tripped"].tolist()).encode(), np.uint8)
-        parts = {"engine": self._engine.state(), "brake": brake}
+        parts = {"engine": self._engine.state(copy), "brake": brake}
         if self._linker is not None:
-            parts["devices"] = self._linker.state()
+            parts["devices"] = self._linker.state(copy)
         return {f"{part}/{name}": array for part, arrays in parts.items() for name, array in arrays.items()}
 
     def restore(self, arrays: Mapping[str, NDArray[Any]], deployment: Deployment) -> None:
@@ -219,6 +225,14 @@ class ScoringCore:
     def brake_counts(self) -> list[BrakeCount]:
         """What the brake's windows hold for each live rule."""
         return self._brake.counts()
+
+    def _laid_out(self, names: tuple[str, ...], others: Mapping[str, Any]) -> Layout:
+        """The layout of a batch: that of the one before, as long as the stream and what is in force are."""
+        beside = (*others, MODEL_SCORE, MODEL_DEGRADED)
+        held = self._layout
+        if held.others != beside or held.matrix != names:
+            held = self._layout = Layout(names, beside)
+        return held
 
     def _linked(
         self,
@@ -271,7 +285,7 @@ class ScoringCore:
         if not len(differing):
             return words
         deployment = force.deployment
-        seen = {**columns, **alone.columns}
+        seen = {name: columns[name] for name in deployment.columns if name in columns} | {**alone.columns}
         part = {name: _taken(seen[name], differing) for name in deployment.columns if name in seen}
         limits = {kind: limit[differing] for kind, limit in alone.limits.items()}
 
@@ -279,7 +293,8 @@ class ScoringCore:
             found = exempt(ids)
             return None if found is None else found[differing]
 
-        judged = deployment.evaluate(part, len(differing), limits, bucket[differing], spared)
+        chosen = bucket if deployment.rollout is None else bucket[differing]
+        judged = deployment.evaluate(part, len(differing), limits, chosen, spared)
         judgement = judged.live
         stopped = self._brake.stopped
         if stopped:
@@ -294,9 +309,17 @@ class ScoringCore:
         return Words(verdict, decider)
 
 
+def _customers(batch: TransactionBatch) -> NDArray[np.uint64] | None:
+    """Whose declines the brake counts together: the customer's, or where a stream has none the account's or card's."""
+    for name in ("customer", "account", "card"):
+        if name in batch.entities:
+            return batch.entities[name]
+    return None
+
+
 def _forced(judgement: Judgement, forced: NDArray[np.int8], which: NDArray[np.int16]) -> Words:
     """The rules' words, and the lists' where one decides."""
-    rows = np.flatnonzero(forced >= 0)
+    rows = (forced >= 0).nonzero()[0]
     if not len(rows):
         return Words(judgement.verdict, judgement.rule)
     verdict, decider = judgement.verdict.copy(), judgement.rule.copy()
@@ -321,7 +344,7 @@ def _braked(deployment: Deployment, judged: Judgement, stands: Judgement) -> Sil
 
 
 def _spoke(deployment: Deployment, judgement: Judgement) -> NDArray[np.int32]:
-    rows = np.flatnonzero(judgement.verdict)
+    rows = judgement.verdict.nonzero()[0]
     if not len(rows):
         return np.empty((0, 3), np.int32)
     effective = judgement.effective[rows]
@@ -334,6 +357,19 @@ def _first_rules(deployment: Deployment) -> list[int]:
     """The place of each live version's first rule among ``deployment.rules``."""
     first: list[int] = np.cumsum([0, *(len(each.rules) for each in deployment.live)])[:-1].tolist()
     return first
+
+
+def _by_rule(hits: NDArray[np.bool_]) -> NDArray[np.int64]:
+    """Hits int64 [r] of each rule. A rule's lie together, so that counting them one by one is the fastest."""
+    if len(hits) == 1:
+        return np.array(hits[0], np.int64)
+    return np.array([np.count_nonzero(own) for own in hits.T], np.int64)
+
+
+def _own(values: NDArray[np.float64]) -> NDArray[np.float64]:
+    """As compiled loops expect it: arrays of another layout or that are read-only are another type to Numba."""
+    flags = values.flags
+    return values if flags.c_contiguous and flags.writeable else np.array(values, order="C")
 
 
 def _taken(values: Any, rows: NDArray[np.int64]) -> Any:

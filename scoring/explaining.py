@@ -39,7 +39,7 @@ def explain(
     object [n]: signs of tampering of each row's device, None where devices are not linked.
     """
     deployment, model = force.deployment, force.models.active
-    if not words.verdict.any():
+    if not np.count_nonzero(words.verdict):
         return {}
     found = reasons(deployment, replace(judgement, verdict=words.verdict), columns)
     rules = len(deployment.rules)

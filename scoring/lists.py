@@ -19,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from scoring.hashing import DEFAULT_KEY
-from scoring.lists_table import ABSENT, KeyMap
+from scoring.lists_table import ABSENT, KeyMap, KeyMaps
 from scoring.lists_values import ListError, list_keys
 from scoring.rules.columns import Column, ColumnType
 from scoring.schema import ENTITIES, entity_keys
@@ -180,6 +180,13 @@ class ListSet:
             if table.kind is kind
         ]
         self._exemptions = [table for table in self.tables if table.kind is ListKind.EXEMPTION]
+        # What is looked up: an entity's keys, or those of the entity with every rule.
+        looked_up = [(table.entity, table.kind is ListKind.EXEMPTION) for table in self.tables]
+        self._looked_up = tuple(dict.fromkeys(looked_up))
+        self._expiries = KeyMaps(
+            [table.expiries for table in self.tables], [self._looked_up.index(each) for each in looked_up]
+        )
+        self._columns = tuple(table.column for table in self.tables)
 
     def __len__(self) -> int:
         return len(self.tables)
@@ -202,11 +209,13 @@ class ListSet:
         self, keys: Mapping[str, NDArray[np.uint64]], time_us: NDArray[np.int64]
     ) -> dict[str, NDArray[np.bool_]]:
         """Hits bool [n] by column; an entity that the stream does not have is on no list."""
-        missing = np.zeros(len(time_us), np.bool_)
-        return {
-            table.column: table.hits(keys[table.entity], time_us) if table.entity in keys else missing
-            for table in self.tables
-        }
+        if not self.tables:
+            return {}
+        matrix = np.zeros((len(self._looked_up), len(time_us)), np.uint64)
+        for place, (entity, exempt) in enumerate(self._looked_up):
+            if entity in keys:
+                matrix[place] = _with_rule(keys[entity], EVERY_RULE) if exempt else keys[entity]
+        return dict(zip(self._columns, self._expiries.beyond(matrix, time_us), strict=True))
 
     def effects(
         self, hits: Mapping[str, NDArray[np.bool_]], n: int
@@ -215,10 +224,13 @@ class ListSet:
 
         A block list forces block; an allow list forces allow where no block list hits; of several the first by name.
         """
-        forced, which = np.full(n, -1, np.int8), np.full(n, -1, np.int16)
+        forced, which = np.empty(n, np.int8), np.empty(n, np.int16)
+        forced.fill(-1)
+        which.fill(-1)
         for place, column, verdict in self._deciding:
-            rows = np.flatnonzero(hits[column])
-            forced[rows], which[rows] = verdict, place
+            if np.count_nonzero(hits[column]):
+                rows = hits[column].nonzero()[0]
+                forced[rows], which[rows] = verdict, place
         return forced, which
 
     def exempt(

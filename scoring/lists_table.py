@@ -8,13 +8,15 @@ number of threads read a version while the next is made.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from scoring.compiled import compiled
+from scoring.compiled import compiled, compiled_brief
+from scoring.features.address import longs, octets
 
 ABSENT = np.iinfo(np.int64).min
 # Recent changes are merged into the bulk when there are more of them than this, or than 1/64 of the bulk.
@@ -91,6 +93,30 @@ class KeyMap:
         if self._recent.count:
             change = _merged(self._recent, change, keep_absent=True)
         return KeyMap(_merged(self._bulk, change, keep_absent=False), _EMPTY, count)
+
+
+class KeyMaps:
+    """Several maps that are asked together, one compiled call for all: of a single event the calls are the cost."""
+
+    def __init__(self, maps: Sequence[KeyMap], rows: Sequence[int]) -> None:
+        """``rows``: which row of a matrix of keys each map is asked."""
+        self._maps = tuple(maps)  # they own the memory whose addresses follow
+        tables = [
+            [row, *(each for part in (held._bulk, held._recent) for each in _address(part))]
+            for held, row in zip(maps, rows, strict=True)
+        ]
+        self._tables = np.array(tables, np.int64).reshape(len(maps), 9)
+
+    def beyond(self, keys: NDArray[np.uint64], bounds: NDArray[np.int64]) -> NDArray[np.bool_]:
+        """bool [maps, n]: whether each map has the key of its row in ``keys`` uint64 [m, n], at a greater value than
+        ``bounds`` int64 [n]."""
+        flags = bounds.flags
+        own = bounds if flags.c_contiguous and flags.writeable else bounds.copy()
+        return _beyond(self._tables, keys, own)
+
+
+def _address(table: _Ordered) -> tuple[int, int, int, int]:
+    return table.slots.ctypes.data, len(table.slots), table.sieve.ctypes.data, len(table.sieve)
 
 
 _EMPTY = _Ordered(np.zeros((_SLACK, 2), np.int64), np.zeros(1, np.uint8), 0)
@@ -189,6 +215,26 @@ def _find(
                         value = bulk[place, 1]
             values[begin + i] = value
     return values
+
+
+@compiled_brief
+def _beyond(
+    tables: NDArray[np.int64], keys: NDArray[np.uint64], bounds: NDArray[np.int64]
+) -> NDArray[np.bool_]:
+    """``tables`` int64 [maps, 9]: the row of ``keys``, then address and length of slots and sieve, bulk and recent."""
+    found = np.empty((len(tables), len(bounds)), np.bool_)
+    for place in range(len(tables)):
+        table = tables[place]
+        values = _find(
+            longs(table[1])[: 2 * table[2]].reshape((table[2], 2)),
+            octets(table[3])[: table[4]],
+            longs(table[5])[: 2 * table[6]].reshape((table[6], 2)),
+            octets(table[7])[: table[8]],
+            keys[table[0]],
+        )
+        for row in range(len(bounds)):
+            found[place, row] = values[row] > bounds[row]
+    return found
 
 
 @compiled

@@ -20,7 +20,9 @@ from scoring.hashing import DEFAULT_KEY, hash_pairs, hash_texts
 MAX_TIME_US = 7_258_118_400_000_000  # 2200-01-01: later times are typing errors, not transactions
 MAX_TEXT_LENGTH = 256
 MISSING = np.uint64(0)
-_MISSING_INT = int(np.iinfo(np.int64).min)
+MISSING_INT = int(np.iinfo(np.int64).min)
+_INT64, _UINT64, _UINT8 = np.dtype(np.int64), np.dtype(np.uint64), np.dtype(np.uint8)
+_FLOAT64, _BOOL, _OBJECT = np.dtype(np.float64), np.dtype(np.bool_), np.dtype(object)
 
 ENTITIES = (
     "customer",
@@ -53,55 +55,6 @@ class Channel(IntEnum):
 
 
 CHANNELS: Mapping[str, Channel] = {channel.text: channel for channel in Channel}
-
-
-class RowCode(IntEnum):
-    """Why a row is refused before it touches any state (0: it is acceptable).
-
-    ``validate`` gives those up to EVENT_ID_MISSING; the others are found where rows are read, of any field.
-    """
-
-    ACCEPTABLE = 0
-    AMOUNT_NOT_A_NUMBER = 1
-    AMOUNT_INFINITE = 2
-    AMOUNT_NEGATIVE = 3
-    UNKNOWN_CHANNEL = 4
-    TIME_OUT_OF_RANGE = 5
-    EVENT_ID_MISSING = 6
-    MALFORMED = 7
-    FIELD_MISSING = 8
-    FIELD_UNKNOWN = 9
-    WRONG_TYPE = 10
-    TEXT_TOO_LONG = 11
-    TIME_IN_FUTURE = 12
-    NUMBER_NOT_FINITE = 13
-
-    @property
-    def text(self) -> str:
-        return self.name.lower().replace("_", "-")
-
-    @property
-    def field(self) -> str:
-        """The column at fault (empty for an acceptable row, and where it differs from row to row)."""
-        return _FIELDS.get(self, "")
-
-
-_FIELDS = {
-    RowCode.AMOUNT_NOT_A_NUMBER: "amount",
-    RowCode.AMOUNT_INFINITE: "amount",
-    RowCode.AMOUNT_NEGATIVE: "amount",
-    RowCode.UNKNOWN_CHANNEL: "channel",
-    RowCode.TIME_OUT_OF_RANGE: "time_us",
-    RowCode.EVENT_ID_MISSING: "event_id",
-    RowCode.TIME_IN_FUTURE: "time_us",
-}
-
-
-# Compiled loops read plain numbers only.
-_NOT_A_NUMBER, _INFINITE = int(RowCode.AMOUNT_NOT_A_NUMBER), int(RowCode.AMOUNT_INFINITE)
-_NEGATIVE, _UNKNOWN_CHANNEL = int(RowCode.AMOUNT_NEGATIVE), int(RowCode.UNKNOWN_CHANNEL)
-_OUT_OF_RANGE, _ID_MISSING = int(RowCode.TIME_OUT_OF_RANGE), int(RowCode.EVENT_ID_MISSING)
-_FIRST_CHANNEL, _LAST_CHANNEL = int(min(Channel)), int(max(Channel))
 
 
 class SchemaError(ValueError):
@@ -141,22 +94,22 @@ class TransactionBatch:
 
     def __post_init__(self) -> None:
         n = len(self.time_us)
-        _check("time_us", self.time_us, n, np.dtype(np.int64))
-        _check("channel", self.channel, n, np.dtype(np.uint8))
-        _check("amount", self.amount, n, np.dtype(np.float64))
+        _check("time_us", self.time_us, n, _INT64)
+        _check("channel", self.channel, n, _UINT8)
+        _check("amount", self.amount, n, _FLOAT64)
         _check("event_id", self.event_id, n, None)
         if self.event_id.dtype != np.int64 and self.event_id.dtype != object:
             raise SchemaError("event_id", f"holds {self.event_id.dtype}, not int64 or object")
         for name, keys in self.entities.items():
             if name not in ENTITIES:
                 raise SchemaError(name, f"is no entity; entities are {', '.join(ENTITIES)}")
-            _check(name, keys, n, np.dtype(np.uint64))
+            _check(name, keys, n, _UINT64)
         for name, texts in self.texts.items():
-            _check(name, texts, n, np.dtype(object))
+            _check(name, texts, n, _OBJECT)
         for name, numbers in self.numbers.items():
-            _check(name, numbers, n, np.dtype(np.float64))
+            _check(name, numbers, n, _FLOAT64)
         if self.correction is not None:
-            _check("correction", self.correction, n, np.dtype(np.bool_))
+            _check("correction", self.correction, n, _BOOL)
 
     def __len__(self) -> int:
         return len(self.time_us)
@@ -185,8 +138,8 @@ class OutcomeBatch:
 
     def __post_init__(self) -> None:
         n = len(self.known_at_us)
-        _check("known_at_us", self.known_at_us, n, np.dtype(np.int64))
-        _check("fraud", self.fraud, n, np.dtype(np.bool_))
+        _check("known_at_us", self.known_at_us, n, _INT64)
+        _check("fraud", self.fraud, n, _BOOL)
         _check("event_id", self.event_id, n, None)
 
     def __len__(self) -> int:
@@ -260,6 +213,8 @@ def entity_keys(values: Any, *, column: str = "entity", hash_key: bytes = DEFAUL
     default key is public; a bank whose counterparties choose their own identifiers passes a secret one.
     An integer and its decimal text are different values: one column has one type. Raises SchemaError.
     """
+    if type(values) is np.ndarray and values.dtype == _INT64 and values.ndim == 1:
+        return _integer_keys(values.copy())  # the usual; loops are compiled for solid, writable arrays
     array = _one_column(column, values)
     if array.dtype.kind == "u" and array.dtype.itemsize == 8:
         return np.ascontiguousarray(array + np.uint64(1))
@@ -293,16 +248,9 @@ def pair_keys(
     return hash_pairs(first, second, hash_key)
 
 
-def validate(batch: TransactionBatch) -> NDArray[np.uint8]:
-    """``RowCode`` uint8 [n] per row; when several things are wrong the first in the order of ``RowCode`` is named."""
-    if batch.event_id.dtype == object:
-        missing = np.fromiter((not value for value in batch.event_id.tolist()), np.bool_, len(batch))
-    else:
-        missing = batch.event_id == _MISSING_INT
-    return _row_codes(missing, batch.time_us, batch.channel, batch.amount)
-
-
 def _check(column: str, array: NDArray[Any], rows: int, dtype: np.dtype[Any] | None) -> None:
+    if type(array) is np.ndarray and array.shape == (rows,) and (dtype is None or array.dtype is dtype):
+        return
     if not isinstance(array, np.ndarray) or array.ndim != 1:
         raise SchemaError(column, "is not a one-dimensional array")
     if dtype is not None and array.dtype != dtype:
@@ -342,37 +290,13 @@ def _integer_keys(values: NDArray[np.int64]) -> NDArray[np.uint64]:
     for row in range(len(values)):
         value = values[row]
         # Numba makes a float64 of "0 if ... else key".
-        if value == _MISSING_INT:
+        if value == MISSING_INT:
             keys[row] = 0
         elif value >= 0:
             keys[row] = value + 1
         else:
             keys[row] = value
     return keys
-
-
-@compiled
-def _row_codes(
-    missing: NDArray[np.bool_],
-    time_us: NDArray[np.int64],
-    channel: NDArray[np.uint8],
-    amount: NDArray[np.float64],
-) -> NDArray[np.uint8]:
-    codes = np.zeros(len(missing), np.uint8)
-    for row in range(len(missing)):
-        if np.isnan(amount[row]):
-            codes[row] = _NOT_A_NUMBER
-        elif np.isinf(amount[row]):
-            codes[row] = _INFINITE
-        elif amount[row] < 0:
-            codes[row] = _NEGATIVE
-        elif not _FIRST_CHANNEL <= channel[row] <= _LAST_CHANNEL:
-            codes[row] = _UNKNOWN_CHANNEL
-        elif not 0 <= time_us[row] <= MAX_TIME_US:
-            codes[row] = _OUT_OF_RANGE
-        elif missing[row]:
-            codes[row] = _ID_MISSING
-    return codes
 
 
 def _bounded(column: str, array: NDArray[Any]) -> NDArray[Any]:
@@ -387,7 +311,7 @@ def _object_keys(column: str, array: NDArray[Any], hash_key: bytes) -> NDArray[n
         if max(map(len, items), default=0) > MAX_TEXT_LENGTH:
             raise SchemaError(column, f"holds a text longer than {MAX_TEXT_LENGTH} characters")
         return hash_texts(np.array(items, dtype=np.str_), hash_key)
-    integers = [_MISSING_INT if item == "" else item for item in items]
+    integers = [MISSING_INT if item == "" else item for item in items]
     if all(isinstance(item, (int, np.integer)) and not isinstance(item, bool) for item in integers):
         try:
             return _integer_keys(np.array(integers, dtype=np.int64))

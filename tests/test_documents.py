@@ -21,12 +21,12 @@ from scoring.features.admission import Disposition
 from scoring.features.spec import Aggregation, Calendar, Derivation, parse_spec
 from scoring.lists import ListKind
 from scoring.models import lifecycle
+from scoring.row_codes import RowCode
 from scoring.rules import versions
 from scoring.rules.columns import Column, ColumnSchema, ColumnType
 from scoring.rules.language import FUNCTIONS
 from scoring.rules.limits import DEFAULT_LIMITS
 from scoring.rules.ruleset import load_ruleset
-from scoring.schema import RowCode
 
 DOCS = Path(__file__).parents[1] / "docs"
 SCORING = DOCS / "scoring"

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Literal
 
 from fastapi import APIRouter, Query, Request
 from pydantic import BaseModel, ConfigDict, Field
 
 from governance.messages.problems import RequestError
-from member_node.service.cases import MAX_NOTE, CaseError, CaseService, Clearance
+from member_node.api.operator import staff_of
+from member_node.service.cases import MAX_NOTE, CaseError, CaseNotPermittedError, CaseService, Clearance
 from member_node.service.history_files import HistoryError
+from member_node.service.staff import Role, SamePersonError
 from member_node.service.stream_parts import StreamError
 from member_node.storage.cases import MAX_PAGE, CaseFilter
 from scoring.lists_values import ListError
@@ -38,7 +40,8 @@ class NoteBody(_Body):
 class DecisionBody(_Body):
     """``decision``: fraud, genuine or unclear. ``known_at_ms``: business time, for replays of the past (default: now).
 
-    ``exempt_until_us`` (with genuine): the customer is exempt from ``exempt_rule`` (empty: every rule) until then.
+    ``exempt_until_us`` (with genuine): the customer is exempt from ``exempt_rule`` (empty: every rule) until then; an
+    analyst's that lasts long is proposed only.
     """
 
     decision: str = Field(max_length=16)
@@ -46,6 +49,13 @@ class DecisionBody(_Body):
     known_at_ms: int | None = Field(default=None, ge=0)
     exempt_rule: str = Field(default="", max_length=MAX_NAME)
     exempt_until_us: int | None = Field(default=None, ge=0)
+
+
+class ExemptionBody(_Body):
+    """``action``: approve or reject a proposed exemption, and why."""
+
+    action: Literal["approve", "reject"]
+    why: str = Field(min_length=1, max_length=MAX_NOTE)
 
 
 def cases_router(cases: CaseService, party: str) -> APIRouter:
@@ -76,6 +86,11 @@ def cases_router(cases: CaseService, party: str) -> APIRouter:
         """The length of the queue, and how old it is."""
         return cases.counts()
 
+    @router.get("/exemptions")
+    def exemptions(limit: int = Query(50, ge=1, le=MAX_PAGE), offset: int = Query(0, ge=0)) -> dict[str, Any]:
+        """Exemptions that wait for an approver, the oldest first."""
+        return {"exemptions": cases.proposed(limit=limit, offset=offset)}
+
     @router.get("/{case_id}")
     def show(case_id: int) -> dict[str, Any]:
         """One case with its alerts and notes."""
@@ -84,12 +99,12 @@ def cases_router(cases: CaseService, party: str) -> APIRouter:
     @router.post("/{case_id}/assign")
     def assign(case_id: int, body: AssignBody, request: Request) -> dict[str, Any]:
         """Give the case to somebody."""
-        return _said(party, lambda: cases.assign(case_id, body.assignee, staff_name(request)))
+        return _said(party, lambda: cases.assign(case_id, body.assignee, staff_of(request).name))
 
     @router.post("/{case_id}/note")
     def note(case_id: int, body: NoteBody, request: Request) -> dict[str, Any]:
         """Add a note."""
-        return _said(party, lambda: cases.note(case_id, body.text, staff_name(request)))
+        return _said(party, lambda: cases.note(case_id, body.text, staff_of(request).name))
 
     @router.post("/{case_id}/decide")
     def decide(case_id: int, body: DecisionBody, request: Request) -> dict[str, Any]:
@@ -99,29 +114,36 @@ def cases_router(cases: CaseService, party: str) -> APIRouter:
             clearance = Clearance(body.exempt_rule, body.exempt_until_us)
         elif body.exempt_rule:
             raise RequestError("malformed", "exempt_rule needs exempt_until_us", party)
+        staff = staff_of(request)
         return _said(
             party,
             lambda: cases.decide(
                 case_id,
                 body.decision,
-                staff_name(request),
+                staff.name,
                 text=body.text,
                 known_at_ms=body.known_at_ms,
                 clearance=clearance,
+                may_loosen=staff.has(Role.APPROVER),
             ),
         )
 
+    @router.post("/{case_id}/exemption")
+    def settle(case_id: int, body: ExemptionBody, request: Request) -> dict[str, Any]:
+        """Approve or reject the exemption that was proposed with the case's decision."""
+        staff = staff_of(request)
+        verb = cases.approve_exemption if body.action == "approve" else cases.reject_exemption
+        return _said(party, lambda: verb(case_id, staff.name, body.why, may_loosen=staff.has(Role.APPROVER)))
+
     return router
-
-
-def staff_name(request: Request) -> str:
-    """The member of staff whose token opened the door; the operator where the operator's own token did."""
-    staff = getattr(request.state, "staff", None)
-    return "operator" if staff is None else str(staff.name)
 
 
 def _said(party: str, verb: Callable[[], dict[str, Any]]) -> dict[str, Any]:
     try:
         return verb()
+    except CaseNotPermittedError as error:
+        raise RequestError("not-permitted", str(error), party) from error
+    except SamePersonError as error:
+        raise RequestError("conflict", f"same-person: {error}", party) from error
     except (CaseError, HistoryError, ListError, StreamError) as error:
         raise RequestError("operator", str(error), party) from error

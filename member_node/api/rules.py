@@ -7,6 +7,7 @@ missing role 403, anything wrong in a text or a number 422.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from typing import Any, TypeVar
@@ -197,11 +198,12 @@ def rules_router(
 
 
 def version_row(row: VersionRow, *, text: bool) -> dict[str, Any]:
-    """A version as the API tells it."""
+    """A version as the API tells it; with its ``text`` also the columns it read when it was saved."""
     told = asdict(row)
-    del told["columns"]
-    if not text:
-        del told["text"]
+    if text:
+        told["columns"] = json.loads(row.columns)
+    else:
+        del told["text"], told["columns"]
     return told
 
 

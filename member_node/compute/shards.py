@@ -25,7 +25,7 @@ from numpy.typing import NDArray
 from member_node.compute.ray_cluster import RayCluster, RayClusterError
 from member_node.streams.snapshots import SnapshotError, SnapshotStore
 from scoring.features.columns import entity_column
-from scoring.features.engine import FeatureEngine, FeatureMatrix, join_shards, shard_of
+from scoring.features.engine import STATE_LAYOUT, FeatureEngine, FeatureMatrix, join_shards, shard_of
 from scoring.features.spec import FeatureSpec, FieldFeature, WindowFeature
 from scoring.schema import OutcomeBatch, TransactionBatch, entity_keys
 
@@ -90,7 +90,7 @@ class _Shard:
         self._apply(given)
 
     def save(self, number: int) -> None:
-        self._store.save(number, self._engine.state())
+        self._store.save(number, self._engine.state(copy=False))
 
     def load(self, number: int) -> None:
         self._engine.restore(_checkpoint(self._store, number))
@@ -170,8 +170,9 @@ class ShardedEngine:
         found: NDArray[np.uint8] = self._answer(0, answer, lambda actor: actor.foresee.remote(shared))
         return found
 
-    def state(self) -> dict[str, NDArray[Any]]:
-        """All state, read-only, for a snapshot: every shard writes a checkpoint, which is mapped here.
+    def state(self, copy: bool = True) -> dict[str, NDArray[Any]]:
+        """All state, read-only, for a snapshot: every shard writes a checkpoint, which is mapped here (and never
+        changes, with or without ``copy``).
 
         Raises :class:`RayClusterError` when one cannot.
         """
@@ -312,7 +313,7 @@ def _numbered(ids: NDArray[Any]) -> NDArray[Any]:
 
 
 def _store(directory: Path, spec: FeatureSpec, shard: int, shards: int) -> SnapshotStore:
-    return SnapshotStore(directory / f"{shard}-of-{shards}", f"{spec.digest}/{shard}/{shards}")
+    return SnapshotStore(directory / f"{shard}-of-{shards}", f"{spec.digest}/{shard}/{shards}/{STATE_LAYOUT}")
 
 
 def _checkpoint(store: SnapshotStore, number: int) -> dict[str, NDArray[Any]]:

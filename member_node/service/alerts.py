@@ -19,6 +19,9 @@ LOGGER = logging.getLogger(__name__)
 MAX_WAITING = 50_000
 MAX_BATCH = 5_000
 RETRY_SECONDS = 1.0
+# How long alerts wait for others, and a cursor without any for the first: a transaction takes a millisecond of the
+# interpreter, which the events being scored would feel, and a cursor that lags costs a restart some frames again.
+LINGER_SECONDS, CURSOR_SECONDS = 0.5, 5.0
 DAY_US = 86_400_000_000
 
 
@@ -53,7 +56,7 @@ class AlertFeed:
         self._clock = clock
         self._max = max_waiting
         self._queue: deque[_Entry] = deque()
-        self._waiting = 0
+        self._waiting = self._alerts = self._hurried = 0
         self._changed = threading.Condition()
         self._stored = store.alerted_through()
         self._behind = False
@@ -73,7 +76,7 @@ class AlertFeed:
         return self._failure
 
     def offer(self, frame: int, alerts: Sequence[Alert]) -> None:
-        """Hand over all alerts of one frame (frames in ascending order); one that is stored already is left out.
+        """Hand over all alerts up to a frame (frames in ascending order); one that is stored already is left out.
 
         Waits while the queue is full. If the store fails meanwhile, this and all later frames are left out here: the
         cursor stays before them, no snapshot passes it, and a restart offers them again.
@@ -88,6 +91,7 @@ class AlertFeed:
                 return
             self._queue.append(_Entry(frame, tuple(alerts)))
             self._waiting += len(alerts) + 1
+            self._alerts += len(alerts)
             self._changed.notify_all()
 
     def alarm(self, kind: str, subject: str, text: str, time_us: int) -> None:
@@ -111,7 +115,12 @@ class AlertFeed:
     def flush(self, timeout: float) -> bool:
         """Wait until everything offered is stored; whether it is."""
         with self._changed:
-            self._changed.wait_for(lambda: not self._queue or bool(self._failure), timeout)
+            self._hurried += 1
+            self._changed.notify_all()
+            try:
+                self._changed.wait_for(lambda: not self._queue or bool(self._failure), timeout)
+            finally:
+                self._hurried -= 1
             return not self._queue and not self._behind
 
     def close(self) -> None:
@@ -127,6 +136,7 @@ class AlertFeed:
                 self._changed.wait_for(lambda: bool(self._queue) or self._closing)
                 if not self._queue:
                     return
+                self._linger()
                 batch: list[_Entry] = []
                 rows = 0
                 for entry in self._queue:
@@ -139,10 +149,20 @@ class AlertFeed:
                     for entry in batch:
                         self._queue.popleft()
                         self._waiting -= len(entry.alerts) + 1
+                        self._alerts -= len(entry.alerts)
                     self._stored, self._failure = batch[-1].frame, ""
                     self._changed.notify_all()
             elif self._closing:
                 return
+
+    def _linger(self) -> None:
+        """Wait for more, unless somebody waits for what there is."""
+
+        def due() -> bool:
+            return bool(self._hurried) or self._closing or self._waiting >= min(MAX_BATCH, self._max)
+
+        self._changed.wait_for(lambda: self._alerts > 0 or due(), CURSOR_SECONDS)
+        self._changed.wait_for(due, LINGER_SECONDS)
 
     def _keep(self, batch: Sequence[_Entry]) -> bool:
         alerts = [alert for entry in batch for alert in entry.alerts]

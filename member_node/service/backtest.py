@@ -4,9 +4,9 @@ Exact by construction: rules are judged by the same code over the stored values 
 same tier bounds, exemptions, stopped rules and lists. So the active version over its own history gives the stored
 verdicts again; ``unexplained`` counts the rows where it does not, and should be 0.
 
-A row of the history is a judgement: an event that was corrected was judged twice and counts twice. An event without an
-outcome counts as neither fraud nor genuine. *Caught* money is that of confirmed frauds that were not simply allowed;
-*disturbed* are genuine payments that were not.
+A row of the history is a judgement. Of an event that was corrected only the last one counts (see ``last_judged``):
+the caller sees to that. An event without an outcome counts as neither fraud nor genuine. *Caught* money is that of
+confirmed frauds that were not simply allowed; *disturbed* are genuine payments that were not.
 """
 
 from __future__ import annotations
@@ -88,6 +88,7 @@ class Backtest:
     derive: Derive
     outcomes: pa.Table
     tiers: TierTable | None = None
+    gone: frozenset[str] = frozenset()
     rows: int = 0
     known: int = 0
     frauds: int = 0
@@ -100,7 +101,8 @@ class Backtest:
     def __post_init__(self) -> None:
         """``outcomes``: event_id (text) and fraud (bool), as ``OutcomeStore.labels`` gives them.
 
-        ``tiers``: of today's policy, for history that did not keep the bounds of its own day.
+        ``tiers``: of today's policy, for history that did not keep the bounds of its own day. ``gone``: columns of the
+        schema that the stream no longer has.
         """
         self._ids = self.outcomes.column("event_id").combine_chunks()
         self._fraud = np.asarray(self.outcomes.column("fraud").to_numpy(), dtype=np.int8)
@@ -115,7 +117,9 @@ class Backtest:
             self._add(part)
 
     def _add(self, table: pa.Table) -> None:
-        stored = stored_rows(table, (self.tested, self.active), self.schema, self.derive, self.tiers)
+        stored = stored_rows(
+            table, (self.tested, self.active), self.schema, self.derive, self.tiers, self.gone
+        )
         if not len(stored):
             return
         outcome = self._outcomes(stored)
@@ -150,6 +154,7 @@ class Backtest:
             "fraud_money": self.fraud_money,
             "first_us": self.first_us,
             "last_us": self.last_us,
+            "gone": sorted(self.gone & (self.tested.columns | self.active.columns)),
             "compared": self.compared,
             "unexplained": self.unexplained,
             "in_all": {

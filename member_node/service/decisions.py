@@ -48,26 +48,44 @@ def decision_rows(scored: ScoredRows, kept: Mapping[str, Any], degraded: bool) -
         "rule": rule,
         "verdict_alone": verdict if same else labels(scored.alone.verdict),
         "rule_alone": rule if same else names(scored.alone.decider, scored.deciders),
-        "rule_version": pa.array(scored.version),
+        "rule_version": _versions(scored.version),
         "reasons": _reason_texts(scored.reasons, rows),
         **kept,
         "degraded": _repeated(degraded, rows),
-        **{name: pa.array(hits) for name, hits in scored.listed.items()},
+        **{name: _flags(hits) for name, hits in scored.listed.items()},
     }
     for name, silenced in ((EXEMPT, scored.exempt), (BRAKED, scored.braked)):
         if len(silenced):
             columns[name] = _rule_ids(silenced, rows)
     if scored.has_model:
-        columns["model_score"] = pa.array(scored.score, mask=np.isnan(scored.score))
-        columns["model_degraded"] = pa.array(scored.model_degraded)
-        columns["model_version"] = _repeated_version(scored.model_version, rows)
+        columns["model_score"] = _scores(scored.score)
+        columns["model_degraded"] = _flags(scored.model_degraded)
+        columns["model_version"] = _repeated_int(scored.model_version, rows, np.int32)
     if scored.device_ids is not None:
         columns["device_linked"] = pa.array(scored.device_ids, type=pa.string())
     for version, verdict in scored.shadow_verdicts.items():
         columns[f"verdict_rules_{version}"] = labels(verdict)
     for version, score in scored.shadow_scores.items():
-        columns[f"score_model_{version}"] = pa.array(score, mask=np.isnan(score))
-    return pa.record_batch(columns)
+        columns[f"score_model_{version}"] = _scores(score)
+    return _batch(columns)
+
+
+# Of a stream the columns are the same for days; other names come with lists and shadows that come and go.
+_schemas: dict[tuple[tuple[str, ...], tuple[int, ...]], pa.Schema] = {}
+
+
+def _batch(columns: Mapping[str, pa.Array]) -> pa.RecordBatch:
+    """A record batch under a schema that is one object for all batches alike: to compare two costs the journal more
+    than to write a row."""
+    arrays = list(columns.values())
+    # No two types with one number are in use here; the types themselves take long to hash.
+    key = tuple(columns), tuple([each.type.id for each in arrays])
+    schema = _schemas.get(key)
+    if schema is None:
+        if len(_schemas) >= 64:
+            _schemas.clear()
+        schema = _schemas[key] = pa.schema([(name, each.type) for name, each in columns.items()])
+    return pa.RecordBatch.from_arrays(arrays, schema=schema)
 
 
 def decision_facts(sequence: int, scored: ScoredRows) -> dict[str, str]:
@@ -86,51 +104,72 @@ def recalled(rows: pa.RecordBatch, facts: Mapping[str, str]) -> tuple[NDArray[np
 
 
 def history_table(
-    events: EventBatch | pa.Table,
-    decisions: pa.RecordBatch | pa.Table,
-    features: Mapping[str, NDArray[np.float64]],
+    events: EventBatch,
+    decisions: pa.RecordBatch,
+    names: tuple[str, ...],
+    features: NDArray[np.float64],
     frame: NDArray[np.int64],
 ) -> pa.Table:
-    """Events as they came (without fingerprint components), what was decided, and ``features``.
+    """Events as they came (without fingerprint components), what was decided, and ``features`` [f, n] by ``names``.
 
-    ``frame`` int64 [n]: the journal frame of each event, kept where events may be corrected.
+    ``frame`` int64 [n]: the journal frame of each event, kept where events may be corrected. Features are never null
+    (a missing one is NaN), and their columns say so: Parquet then keeps no list of which values are there.
     """
     columns = {name: events.column(name) for name in events.schema.names if name not in NOT_KEPT}
+    fields = [field for field in events.schema if field.name not in NOT_KEPT]
     if CORRECTION in events.schema.names:
         columns[FRAME], columns[CORRECTED] = pa.array(frame), events.column(CORRECTION)
+        fields += [pa.field(FRAME, pa.int64()), pa.field(CORRECTED, pa.bool_())]
     columns |= {name: decisions.column(name) for name in decisions.schema.names}
+    fields += decisions.schema
     for name in (EXEMPT, BRAKED):
         if name not in columns:
             columns[name] = pa.nulls(len(frame), _IDS)
-    columns |= {name: pa.array(values) for name, values in features.items() if name not in columns}
-    return pa.table(columns)
+            fields.append(pa.field(name, _IDS))
+    # One Arrow array over the whole matrix, cut into its rows: an array of each row costs three times as much.
+    values, rows = pa.array(np.ascontiguousarray(features).reshape(-1)), len(frame)
+    for index, field in enumerate(_feature_fields(names)):
+        if field.name not in columns:
+            columns[field.name] = values.slice(index * rows, rows)
+            fields.append(field)
+    return pa.Table.from_arrays(list(columns.values()), schema=pa.schema(fields))
 
 
-def alerts_of(sequence: int, events: EventBatch, decisions: pa.RecordBatch, least: Verdict) -> list[Alert]:
-    """The alerts of a frame: one for each row whose verdict is at least ``least``."""
+@lru_cache(maxsize=16)
+def _feature_fields(names: tuple[str, ...]) -> tuple[pa.Field, ...]:
+    return tuple(pa.field(name, pa.float64(), nullable=False) for name in names)
+
+
+def alerts_of(
+    sequence: NDArray[np.int64], events: EventBatch, decisions: pa.RecordBatch, least: Verdict
+) -> list[Alert]:
+    """The alerts of successive frames: one for each row whose verdict is at least ``least``.
+
+    ``sequence`` int64 [n]: each row's frame, ascending.
+    """
     wanted = pa.array(VERDICT_LABELS[max(int(least), 1) :])
     verdicts = decisions.column("verdict")
     rows = np.flatnonzero(pc.is_in(verdicts, value_set=wanted).to_numpy(zero_copy_only=False))
     if not len(rows):
         return []
     chosen = pa.array(rows)
-    customer = _texts(events, "customer", chosen)
-    score = _column(decisions, "model_score", chosen)
+    frames = sequence[rows]
     found = zip(
-        rows.tolist(),
+        frames.tolist(),
+        (rows - np.searchsorted(sequence, frames)).tolist(),
         _texts(events, "event_id", chosen),
         events.column("time_us").take(chosen).to_pylist(),
         events.column("amount").take(chosen).to_pylist(),
-        customer,
+        _texts(events, "customer", chosen),
         verdicts.take(chosen).to_pylist(),
         _texts(decisions, "rule", chosen),
         _texts(decisions, "reasons", chosen),
-        score,
+        _column(decisions, "model_score", chosen),
         strict=True,
     )
     return [
         Alert(
-            source=f"{sequence}:{row}",
+            source=f"{frame}:{row}",
             kind=VERDICT,
             customer=who,
             event_id=event_id,
@@ -141,13 +180,13 @@ def alerts_of(sequence: int, events: EventBatch, decisions: pa.RecordBatch, leas
             score=value,
             reasons=told,
         )
-        for row, event_id, time_us, amount, who, verdict, rule, told, value in found
+        for frame, row, event_id, time_us, amount, who, verdict, rule, told, value in found
     ]
 
 
 def labels(verdict: NDArray[np.uint8]) -> pa.Array:
     """Verdicts by their labels, text [n]."""
-    if not verdict.any():
+    if not np.count_nonzero(verdict):
         return _repeated_text(VERDICT_LABELS[0], len(verdict))
     return _named(verdict, VERDICT_LABELS, None)
 
@@ -155,7 +194,9 @@ def labels(verdict: NDArray[np.uint8]) -> pa.Array:
 def names(index: NDArray[np.integer[Any]], known: Sequence[str]) -> pa.Array:
     """``known`` names by position, text [n]; null where the position is negative."""
     none = index < 0
-    return _no_texts(len(index)) if none.all() else _named(index, known, none)
+    if np.count_nonzero(none) == len(index):
+        return _no_texts(len(index))
+    return _named(index, known, none)
 
 
 # Columns that say the same of every row, as most do of most batches: Arrow's arrays never change.
@@ -175,8 +216,22 @@ def _repeated(value: bool, rows: int) -> pa.Array:
 
 
 @lru_cache(maxsize=64)
-def _repeated_version(version: int, rows: int) -> pa.Array:
-    return pa.array(np.full(rows, version, np.int32))
+def _repeated_int(value: int, rows: int, dtype: type[np.signedinteger[Any]]) -> pa.Array:
+    return pa.array(np.full(rows, value, dtype))
+
+
+def _flags(values: NDArray[np.bool_]) -> pa.Array:
+    return _repeated(values.item(), 1) if len(values) == 1 else pa.array(values)
+
+
+def _versions(version: NDArray[np.int16]) -> pa.Array:
+    return _repeated_int(version.item(), 1, np.int16) if len(version) == 1 else pa.array(version)
+
+
+def _scores(score: NDArray[np.float64]) -> pa.Array:
+    """Scores, null where there is none."""
+    none = np.isnan(score)
+    return pa.array(score, mask=none) if np.count_nonzero(none) else pa.array(score)
 
 
 def _named(index: NDArray[Any], known: Sequence[str], mask: NDArray[np.bool_] | None) -> pa.Array:

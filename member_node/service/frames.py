@@ -42,7 +42,7 @@ def outcomes_of(rows: pa.RecordBatch) -> OutcomeBatch:
 
 def components_of(events: EventBatch) -> list[str | None] | None:
     """The fingerprint components of each row as JSON (None: not given), None where the stream has none."""
-    if DEVICE_COMPONENTS not in events.schema.names:
+    if events.schema.get_field_index(DEVICE_COMPONENTS) < 0:
         return None
     texts: list[str | None] = events.column(DEVICE_COMPONENTS).to_pylist()
     return texts

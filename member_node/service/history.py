@@ -10,7 +10,7 @@ there the journal gives again. So ``flushed_sequence`` bounds what the journal m
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from itertools import groupby
 from pathlib import Path
 
@@ -34,6 +34,12 @@ from member_node.service.history_index import as_ids, hash_ids
 __all__ = ["HistoryError", "HistoryStore"]
 
 FLUSH_ROWS = 131_072
+# Rows of a row group: few while events are being scored, so that none takes processor or disk for long.
+FLUSH_GROUP, MERGED_GROUP = 16_384, 65_536
+# Waiting tables with fewer rows are put together, at the latest when there are so many of them.
+TABLE_ROWS, SMALL_TABLES = 4096, 64
+# A merge rests this many times as long as it works: it has all day.
+REST, MAX_REST_SECONDS = 2.0, 1.0
 FILE_ROWS = 2_000_000
 SMALL_FILES = 16
 _DAY_US = 86_400_000_000
@@ -53,12 +59,16 @@ class HistoryStore:
     ) -> None:
         """Raises :class:`HistoryError`. ``flush_rows``: rows that wait at most.
 
-        A day's files are put together (up to ``file_rows``) when there are ``small_files`` of them.
+        :meth:`merge` puts a day's files together (up to ``file_rows``) when there are ``small_files`` of them.
         """
         self._folder = HistoryFolder(directory)
         self._flush_rows, self._file_rows, self._small_files = flush_rows, file_rows, small_files
-        self._lock, self._disk = threading.RLock(), threading.RLock()
+        # ``_disk`` before ``_lock``; a merge holds ``_merging`` while it works and the others only to make it count.
+        self._lock, self._disk, self._merging = threading.RLock(), threading.RLock(), threading.Lock()
+        self._closed = threading.Event()
         self._waiting: list[tuple[int, pa.Table]] = []
+        self._waiting_rows = 0
+        self._flushing = 0
         self._written = self._folder.manifest.flushed
 
     @property
@@ -69,8 +79,7 @@ class HistoryStore:
     @property
     def waiting_rows(self) -> int:
         """Rows that are in memory only."""
-        with self._lock:
-            return sum(table.num_rows for _, table in self._waiting)
+        return self._waiting_rows
 
     def has(self, sequence: int) -> bool:
         """Whether the frame's rows were given, now or before a restart that kept them."""
@@ -87,33 +96,45 @@ class HistoryStore:
             self.flush()
         with self._lock:
             self._waiting.append((sequence, table))
+            self._waiting_rows += table.num_rows
             self._written = sequence
+            self._gather()
 
     def flush(self) -> None:
         """Write what waits and return when it is on disk. Raises :class:`HistoryError`; nothing is lost then."""
         with self._disk:
             with self._lock:
                 frames = list(self._waiting)
+                self._flushing = len(frames)
             if not frames:
                 return
             last = frames[-1][0]
-            rows = pa.concat_tables([table for _, table in frames], promote_options="permissive")
-            manifest = self._folder.manifest
-            new = []
+            new: list[HistoryFile] = []
             try:
-                for day, part in _by_day(rows):
-                    file = HistoryFile(day, frames[0][0], last, part.num_rows)
-                    self._folder.write_part(file, [part], part.schema, FAST)
-                    new.append(file)
-                self._commit(Manifest(last, in_order([*manifest.files, *new])), len(frames))
+                for day, part in _by_day(_joined([table for _, table in frames])):
+                    new.append(HistoryFile(day, frames[0][0], last, part.num_rows))
+                    groups = (part.slice(at, FLUSH_GROUP) for at in range(0, part.num_rows, FLUSH_GROUP))
+                    self._folder.write_part(new[-1], groups, part.schema, FAST)
+                self._commit(Manifest(last, in_order([*self._folder.manifest.files, *new])), len(frames))
             except OSError as error:
-                raise self._refused(error) from error
-            self._compact({file.day for file in new})
+                raise self._refused(error, new) from error
+            finally:
+                self._flushing = 0
+
+    def merge(self) -> None:
+        """Put small files of days that have many of them together, resting in between. Raises :class:`HistoryError`.
+
+        What is scored meanwhile is written as ever.
+        """
+        self._merge(self._small_files, REST)
 
     def compact(self) -> None:
-        """Put every day's small files together. Raises :class:`HistoryError`."""
-        with self._disk:
-            self._compact({file.day for file in self._folder.manifest.files}, least=2)
+        """Put every day's small files together at once. Raises :class:`HistoryError`."""
+        self._merge(2, 0.0)
+
+    def stop_merging(self) -> None:
+        """Give up a merge that is under way (within a second), and begin none any more."""
+        self._closed.set()
 
     def expire(self, before_day: int) -> int:
         """Remove the days before a day (since 1970-01-01); rows removed. What waits is kept."""
@@ -125,7 +146,7 @@ class HistoryStore:
                 try:
                     self._commit(Manifest(manifest.flushed, kept))
                 except OSError as error:
-                    raise self._refused(error) from error
+                    raise self._refused(error, ()) from error
             return sum(file.rows for file in old)
 
     def files(self, first_day: int | None = None, last_day: int | None = None) -> list[Path]:
@@ -152,7 +173,7 @@ class HistoryStore:
     def rows(self) -> int:
         """Scored events that are held."""
         with self._lock:
-            return sum(file.rows for file in self._folder.manifest.files) + self.waiting_rows
+            return sum(file.rows for file in self._folder.manifest.files) + self._waiting_rows
 
     def nbytes(self) -> int:
         """Bytes of the Parquet files."""
@@ -190,8 +211,10 @@ class HistoryStore:
         return joined.select(wanted)
 
     def close(self) -> None:
-        """Write what waits."""
-        self.flush()
+        """Write what waits, and merge no more."""
+        self.stop_merging()
+        with self._merging:
+            self.flush()
 
     def _find_in(self, file: HistoryFile, event_ids: Sequence[str], wanted: list[str]) -> Iterator[pa.Table]:
         path = self._folder.path(file)
@@ -211,28 +234,55 @@ class HistoryStore:
         except _READ_ERRORS as error:
             raise HistoryError(f"{path} cannot be read ({error}): restore it from a copy") from error
 
-    def _compact(self, days: set[int], least: int | None = None) -> None:
-        manifest = self._folder.manifest
-        files = list(manifest.files)
-        for day in sorted(days):
-            small = [file for file in files if file.day == day and file.rows < self._file_rows // 2]
-            if len(small) < (least or self._small_files):
-                continue
-            for group in self._groups(small):
-                if len(group) > 1:
-                    whole = HistoryFile(day, group[0].first, group[-1].last, sum(each.rows for each in group))
-                    paths = [self._folder.path(each) for each in group]
-                    try:
-                        tables = (pq.read_table(path, page_checksum_verification=True) for path in paths)
-                        self._folder.write_part(whole, tables, pq.read_schema(paths[0]), SMALL)
-                    except _READ_ERRORS as error:
-                        raise self._refused(error) from error
-                    files = [file for file in files if file not in group] + [whole]
-        if len(files) != len(manifest.files):
-            try:
-                self._commit(Manifest(manifest.flushed, in_order(files)))
-            except OSError as error:
-                raise self._refused(error) from error
+    def _gather(self) -> None:
+        """Put small tables at the end of what waits together, except what is being written."""
+        first, rows = len(self._waiting), 0
+        while first > self._flushing and self._waiting[first - 1][1].num_rows < TABLE_ROWS:
+            first -= 1
+            rows += self._waiting[first][1].num_rows
+        small = self._waiting[first:]
+        if len(small) > 1 and (rows >= TABLE_ROWS or len(small) >= SMALL_TABLES):
+            self._waiting[first:] = [(small[-1][0], _joined([table for _, table in small]).combine_chunks())]
+
+    def _merge(self, least: int, rest: float) -> None:
+        with self._merging:
+            files = self._folder.manifest.files
+            for day in sorted({file.day for file in files}):
+                small = [file for file in files if file.day == day and file.rows < self._file_rows // 2]
+                if len(small) < least:
+                    continue
+                try:
+                    groups = [group for group in self._groups(small) if len(group) > 1]
+                except _READ_ERRORS as error:
+                    raise self._refused(error, ()) from error
+                for group in groups:
+                    if self._closed.is_set():
+                        return
+                    self._merge_group(group, rest)
+
+    def _merge_group(self, group: list[HistoryFile], rest: float) -> None:
+        whole = HistoryFile(group[0].day, group[0].first, group[-1].last, sum(each.rows for each in group))
+        paths = [self._folder.path(each) for each in group]
+
+        def pause(seconds: float) -> None:
+            if self._closed.wait(min(rest * seconds, MAX_REST_SECONDS)):
+                raise _StoppedError
+
+        try:
+            tables = _regrouped(_row_groups(paths), MERGED_GROUP)
+            self._folder.write_part(whole, tables, pq.read_schema(paths[0]), SMALL, pause)
+            with self._disk:
+                manifest = self._folder.manifest
+                if set(group) - set(manifest.files):  # they expired meanwhile
+                    raise _StoppedError
+                files = [file for file in manifest.files if file not in group]
+                self._commit(Manifest(manifest.flushed, in_order([*files, whole])))
+        except _StoppedError:
+            self._folder.drop_parts([whole])
+        except _READ_ERRORS as error:
+            refused = self._refused(error, [whole])
+            if set(group) <= set(self._folder.manifest.files):
+                raise refused from error
 
     def _groups(self, small: list[HistoryFile]) -> Iterator[list[HistoryFile]]:
         """Neighbours with the same columns that make no more than one file's rows together."""
@@ -248,21 +298,49 @@ class HistoryStore:
     def _commit(self, manifest: Manifest, frames: int = 0) -> None:
         with self._lock:
             self._folder.commit(manifest)
+            self._waiting_rows -= sum(table.num_rows for _, table in self._waiting[:frames])
             del self._waiting[:frames]
             self._folder.settle()
 
-    def _refused(self, error: Exception) -> HistoryError:
-        self._folder.drop_parts()
+    def _refused(self, error: Exception, files: Sequence[HistoryFile]) -> HistoryError:
+        self._folder.drop_parts(files)
         return HistoryError(
             f"{self._folder.directory}: cannot be written: {error}; what waits is in the journal and is written later"
         )
 
 
+class _StoppedError(Exception):
+    """A merge is given up."""
+
+
 def _by_day(rows: pa.Table) -> Iterator[tuple[int, pa.Table]]:
     days = np.asarray(rows.column("time_us").to_numpy()) // _DAY_US
     for day in np.unique(days).tolist():
-        mask = days == day
-        yield day, rows if mask.all() else rows.filter(pa.array(mask))
+        places = np.flatnonzero(days == day)
+        first, end = int(places[0]), int(places[-1]) + 1
+        # Events come almost by time: mostly a day is a run, which needs no copy.
+        run = len(places) == end - first
+        yield day, rows.slice(first, end - first) if run else rows.filter(pa.array(days == day))
+
+
+def _row_groups(paths: Sequence[Path]) -> Iterator[pa.Table]:
+    for path in paths:
+        with pq.ParquetFile(path, page_checksum_verification=True) as parquet:
+            for group in range(parquet.num_row_groups):
+                yield parquet.read_row_group(group, use_threads=False)
+
+
+def _regrouped(tables: Iterable[pa.Table], rows: int) -> Iterator[pa.Table]:
+    """The same rows in tables of ``rows`` each, and a last one."""
+    held: list[pa.Table] = []
+    for table in tables:
+        held.append(table)
+        while sum(each.num_rows for each in held) >= rows:
+            joined = pa.concat_tables(held)
+            yield joined.slice(0, rows)
+            held = [joined.slice(rows)]
+    if sum(each.num_rows for each in held):
+        yield pa.concat_tables(held)
 
 
 def _joined(tables: list[pa.Table]) -> pa.Table:

@@ -11,6 +11,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from itertools import groupby, islice
 
 import numpy as np
 import pyarrow as pa
@@ -26,8 +27,11 @@ LOGGER = logging.getLogger(__name__)
 MAX_ROWS = 131_072
 # Frames of single events are put together up to about as many rows before they become a table.
 TABLE_ROWS = 4096
-# How long they wait for others: whoever scores single events shares the interpreter with this thread.
+# How long they wait for others: whoever scores single events shares the interpreter with this thread. For the same
+# reason it works on so many frames at a time (some tenths of a millisecond with the lock) and pauses before the next.
 LINGER_SECONDS = 0.25
+TABLE_FRAMES = 256
+PAUSE_SECONDS = 0.001
 RETRY_SECONDS = 1.0
 
 
@@ -42,20 +46,55 @@ class ScoredFrame:
     features: NDArray[np.float64]
 
 
-def frames_table(frames: Sequence[ScoredFrame]) -> pa.Table:
-    """The rows of successive frames of one stream as the history keeps them."""
-    first = frames[0]
-    sequence = np.repeat([each.sequence for each in frames], [each.events.num_rows for each in frames])
-    if len(frames) == 1:
-        features = dict(zip(first.names, first.features, strict=True))
-        return history_table(first.events, first.decisions, features, sequence)
-    # Frames differ in what was not sent, and in lists and models that came or went.
-    decisions, events = (
-        pa.concat_tables([pa.Table.from_batches([each]) for each in parts], promote_options="permissive")
-        for parts in ([each.decisions for each in frames], [each.events for each in frames])
+@dataclass(frozen=True, eq=False)
+class FrameRows:
+    """The rows of successive frames together; ``sequence`` int64 [n] is each row's frame."""
+
+    sequence: NDArray[np.int64]
+    events: EventBatch
+    decisions: pa.RecordBatch
+    names: tuple[str, ...]
+    features: NDArray[np.float64]
+
+    def table(self) -> pa.Table:
+        """The rows as the history keeps them."""
+        return history_table(self.events, self.decisions, self.names, self.features, self.sequence)
+
+
+def rows_of(frames: Sequence[ScoredFrame]) -> FrameRows:
+    """The rows of successive frames with the same features."""
+    counts = [each.events.num_rows for each in frames]
+    return FrameRows(
+        sequence=np.repeat(np.array([each.sequence for each in frames], dtype=np.int64), counts),
+        events=_together([each.events for each in frames]),
+        decisions=_together([each.decisions for each in frames]),
+        names=frames[0].names,
+        features=frames[0].features
+        if len(frames) == 1
+        else np.concatenate([each.features for each in frames], axis=1),
     )
-    joined = np.concatenate([each.features for each in frames], axis=1)
-    return history_table(events, decisions, dict(zip(first.names, joined, strict=True)), sequence)
+
+
+def frames_table(frames: Sequence[ScoredFrame]) -> pa.Table:
+    """The rows of successive frames with the same features as the history keeps them."""
+    return rows_of(frames).table()
+
+
+def _together(batches: list[pa.RecordBatch]) -> pa.RecordBatch:
+    """One batch of all. They differ where an attribute was not sent, or lists and models came or went."""
+    if len(batches) == 1:
+        return batches[0]
+    alike = [list(each) for _, each in groupby(batches, key=lambda batch: batch.schema)]
+    runs = [pa.concat_batches(each) for each in alike]
+    if len(runs) == 1:
+        return runs[0]
+    tables = [pa.Table.from_batches([each]) for each in runs]
+    (batch,) = pa.concat_tables(tables, promote_options="permissive").combine_chunks().to_batches()
+    return batch
+
+
+def _same(names: tuple[str, ...], others: tuple[str, ...]) -> bool:
+    return names is others or names == others
 
 
 class HistoryFeed:
@@ -96,7 +135,8 @@ class HistoryFeed:
     def put(self, frame: ScoredFrame) -> None:
         """Queue a frame; waits while too many rows wait already."""
         with self._changed:
-            self._changed.wait_for(lambda: self._rows < self._max or self._closing)
+            if self._rows >= self._max:
+                self._changed.wait_for(lambda: self._rows < self._max or self._closing)
             self._queue.append(frame)
             self._rows += frame.events.num_rows
             if self._rows >= TABLE_ROWS or len(self._queue) == 1:
@@ -128,41 +168,40 @@ class HistoryFeed:
                 self._changed.wait_for(
                     lambda: self._rows >= TABLE_ROWS or self._wanted or self._closing, LINGER_SECONDS
                 )
+                due = len(self._queue)
+            while due > 0:
                 frames = self._next()
-            if not self._hand_over(frames):
-                if self._closing:
-                    return
-                continue
-            with self._changed:
-                for frame in frames:
-                    self._queue.popleft()
-                    self._rows -= frame.events.num_rows
-                self._failure = ""
-                self._changed.notify_all()
+                if not self._hand_over(frames):
+                    if self._closing:
+                        return
+                    break
+                due -= len(frames)
+                with self._changed:
+                    for frame in frames:
+                        self._queue.popleft()
+                        self._rows -= frame.events.num_rows
+                    self._failure = ""
+                    self._changed.notify_all()
+                if due > 0 and len(frames) > 1:
+                    time.sleep(PAUSE_SECONDS)
 
     def _next(self) -> list[ScoredFrame]:
         """The oldest frames, as many small ones as make a table worth building."""
         chosen: list[ScoredFrame] = []
         rows = 0
-        for frame in self._queue:
-            if chosen and (rows + frame.events.num_rows > TABLE_ROWS or frame.names != chosen[0].names):
-                break
-            chosen.append(frame)
-            rows += frame.events.num_rows
+        with self._changed:
+            for frame in islice(self._queue, TABLE_FRAMES):
+                rows += frame.events.num_rows
+                if chosen and (rows > TABLE_ROWS or not _same(frame.names, chosen[0].names)):
+                    break
+                chosen.append(frame)
         return chosen
 
     def _hand_over(self, frames: Sequence[ScoredFrame]) -> bool:
         last = frames[-1].sequence
-        new = [frame for frame in frames if not self._history.has(frame.sequence)]
         began = time.perf_counter()
         try:
-            if new:
-                self._history.write(last, frames_table(new))
-            if self._alerts is not None:
-                least = self._alerts.policy.least
-                for frame in frames:
-                    found = alerts_of(frame.sequence, frame.events, frame.decisions, least)
-                    self._alerts.offer(frame.sequence, found)
+            self._write(frames)
         except Exception as error:  # noqa: BLE001 - a full disk most likely: said, and tried again
             with self._changed:
                 if not self._failure:
@@ -172,3 +211,22 @@ class HistoryFeed:
             return False
         self._on_stage(HISTORY, time.perf_counter() - began)
         return True
+
+    def _write(self, frames: Sequence[ScoredFrame]) -> None:
+        """Give the history and the alerts what each of them lacks: after a restart or a failure not the same."""
+        last = frames[-1].sequence
+        rows: FrameRows | None = None
+        new = [frame for frame in frames if not self._history.has(frame.sequence)]
+        if new:
+            rows = rows_of(new)
+            self._history.write(last, rows.table())
+        if self._alerts is None:
+            return
+        stored = self._alerts.stored_through
+        missing = [frame for frame in frames if frame.sequence > stored]
+        if not missing:
+            return
+        if rows is None or len(missing) != len(new):  # both are the newest of the frames
+            rows = rows_of(missing)
+        found = alerts_of(rows.sequence, rows.events, rows.decisions, self._alerts.policy.least)
+        self._alerts.offer(last, found)

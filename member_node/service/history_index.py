@@ -72,9 +72,9 @@ def as_ids(texts: Sequence[str], kind: pa.DataType) -> pa.Array:
     return pa.array(numbers, type=pa.int64())
 
 
-def index_parts(ids: Sequence[pa.Array]) -> list[bytes]:
-    """The bytes of the index of a file with these ids, in their order."""
-    hashes = np.concatenate([np.empty(0, np.uint64), *(hash_ids(each) for each in ids)])
+def index_parts(parts: Sequence[NDArray[np.uint64]]) -> list[bytes]:
+    """The bytes of the index of a file with ids of these hashes, in their order."""
+    hashes = np.concatenate([np.empty(0, np.uint64), *parts])
     rows = np.argsort(hashes, kind="stable")
     sorted_hashes, numbers = hashes[rows].tobytes(), rows.astype(np.uint32).tobytes()
     crc = zlib.crc32(numbers, zlib.crc32(sorted_hashes))

@@ -7,8 +7,6 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from numpy.typing import NDArray
-
 from member_node.metrics import MODEL
 from scoring.lists import ListSet
 from scoring.models.served import ModelColumns, Serving
@@ -49,7 +47,7 @@ class _TimedServing(Serving):
 
     on_stage: Callable[[str, float], None] = lambda stage, seconds: None
 
-    def columns(self, values: Mapping[str, NDArray[Any]], rows: int) -> ModelColumns:
+    def columns(self, values: Mapping[str, Any], rows: int) -> ModelColumns:
         began = time.perf_counter()
         found = super().columns(values, rows)
         self.on_stage(MODEL, time.perf_counter() - began)

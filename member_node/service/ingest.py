@@ -115,7 +115,7 @@ class Ingest:
                 [self._read_arrow(each, now_us) for each in run] if arrow else [self._read_json(run, now_us)]
             )
         batches = [each.incoming.events for each in read if each.incoming is not None]
-        events = pa.concat_batches(batches) if batches else stream.form.schema.empty_table()
+        events = _one(batches, stream.form.schema)
         batch = stream.scoring.score_unsettled(events, None, facts) if events.num_rows else None
         originals = self._originals
 
@@ -206,6 +206,12 @@ class _Read:
             else:
                 yield answers[first : first + count]
                 first += count
+
+
+def _one(batches: Sequence[EventBatch], schema: pa.Schema) -> EventBatch:
+    if len(batches) == 1:
+        return batches[0]
+    return pa.concat_batches(batches) if batches else schema.empty_table()
 
 
 def _dealt(read: Sequence[_Read], scored: list[Answer]) -> list[Answered]:

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from governance.messages.policy import PolicyBundle
 from member_node.service.evidence import KindEvidence
 from member_node.streams.mapping import StreamMapping
+from scoring.compiled import compiled_brief
 from scoring.rules.columns import Column, ColumnSchema, ColumnType, ColumnValues, TextColumn
 from scoring.schema import Channel
 from scoring.scored import MODEL_DEGRADED, MODEL_SCORE
@@ -66,13 +67,23 @@ def transaction_columns(
     time_us: NDArray[np.int64],
 ) -> dict[str, ColumnValues]:
     """amount, channel, and hour and weekday in the data set's zone."""
-    local = mapping.local_us(time_us)
+    hour, weekday = hours_and_weekdays(mapping.local_us(time_us))
     return {
         "amount": amount,
-        "channel": TextColumn(channel.astype(np.int32) - 1, _CHANNEL_NAMES),
-        "hour": (local % _DAY_US // _HOUR_US).astype(np.float64),
-        "weekday": ((local // _DAY_US + _FIRST_WEEKDAY) % 7).astype(np.float64),
+        "channel": TextColumn(np.subtract(channel, 1, dtype=np.int32), _CHANNEL_NAMES),
+        "hour": hour,
+        "weekday": weekday,
     }
+
+
+@compiled_brief
+def hours_and_weekdays(local_us: NDArray[np.int64]) -> NDArray[np.float64]:
+    """Hour and weekday (0: Monday) of wall-clock times, float64 [2, n]."""
+    clock = np.empty((2, len(local_us)))
+    for row in range(len(local_us)):
+        clock[0, row] = local_us[row] % _DAY_US // _HOUR_US
+        clock[1, row] = (local_us[row] // _DAY_US + _FIRST_WEEKDAY) % 7
+    return clock
 
 
 def evidence_columns(

@@ -236,16 +236,23 @@ class ListBook:
             self._remove(table, expired, reason, author)
         return ChangeReport(removed=len(expired))
 
-    def exempt(self, customer: str, rule: str, until_us: int, *, reason: str, author: str) -> None:
-        """Exempt a customer from a rule ("": every rule) until a time, on the list ``cleared_customers``.
-
-        It is the one way to let more through without an approver, so it ends within ``MAX_CLEARED_US``. Raises
-        ListError if the customer or the time cannot be listed.
-        """
-        if until_us > self._clock_us() + MAX_CLEARED_US:
+    def check_exempt(self, customer: str, rule: str, until_us: int, *, reason: str, author: str) -> None:
+        """Raise ListError if :meth:`exempt` would now."""
+        at_us = self._clock_us()
+        if until_us > at_us + MAX_CLEARED_US:
             raise ListError(
                 "bad-time", "expires", f"a case clears for {MAX_CLEARED_US // 86_400_000_000} days at most"
             )
+        _words(reason, author)
+        _entry(EntryDraft(customer, until_us, reason, rule), ListKind.EXEMPTION, reason, author, at_us, at_us)
+
+    def exempt(self, customer: str, rule: str, until_us: int, *, reason: str, author: str) -> None:
+        """Exempt a customer from a rule ("": every rule) until a time, on the list ``cleared_customers``.
+
+        It ends within ``MAX_CLEARED_US``; who may ask for it is the caller's to know. Raises ListError if the customer
+        or the time cannot be listed.
+        """
+        self.check_exempt(customer, rule, until_us, reason=reason, author=author)
         if all(table.name != CLEARED for table in self._current.tables):
             try:
                 self.create(

@@ -13,12 +13,12 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 
 import msgspec
 
-from member_node.service.staff import OPERATOR
+from member_node.service.staff import SamePersonError, check_two_persons
 from member_node.storage.registry import ModelChange, ModelRegistry, RegisteredModel
 from member_node.streams.durable import replace_file
 from scoring.models.artefact import (
@@ -52,8 +52,10 @@ class ModelBook:
         *,
         threads: int = 1,
         kept_retired: int = KEPT_RETIRED,
+        added_by: Callable[[], Mapping[str, str]] = dict,
     ) -> None:
-        """``directory``: for the files; it is made. ``threads``: how many may score one batch.
+        """``directory``: for the files; it is made. ``threads``: how many may score one batch; ``added_by``: who gave
+        out whose token (see ``check_two_persons``).
 
         Models in service are loaded now; one that cannot be is told by :meth:`serving`, and events get their verdicts.
         """
@@ -63,6 +65,7 @@ class ModelBook:
         self._clock_us = clock_us
         self._threads = threads
         self._kept_retired = kept_retired
+        self._added_by = added_by
         self._columns: frozenset[str] | None = None
         self._lock = threading.RLock()
         self._serving = Serving()
@@ -182,11 +185,11 @@ class ModelBook:
             model = self._registry.model(version)
             if next_state(version, model.state, verb) is not ModelState.RETIRED:
                 self._load(model)
-            if verb is ModelVerb.PROMOTE and OPERATOR in (who, model.registered_by):
-                raise LifecycleError(
-                    f"model {version} was registered by {model.registered_by} and you are {who}: it takes two persons "
-                    "with tokens of their own, and the operator token names nobody"
-                )
+            if verb is ModelVerb.PROMOTE:
+                try:
+                    check_two_persons(f"model {version}", model.registered_by, who, self._added_by())
+                except SamePersonError as error:
+                    raise LifecycleError(str(error)) from error
             changed = self._registry.change(version, verb, who, self._clock_us(), why)
             self._after_change(who)
             return changed

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from member_node.background import BackgroundLoop
 from member_node.service.alerts import AlertFeed, AlertPolicy
 from member_node.service.counts import ConsortiumCounts, PublicDirectory
+from member_node.service.feature_names import check_feature_names
 from member_node.service.history import HistoryError, HistoryStore
 from member_node.service.history_feed import HistoryFeed
 from member_node.service.in_force import FileRules, ForceSource, no_lists, no_models, timed_models
@@ -24,23 +25,34 @@ from member_node.service.rulebook import Rulebook
 from member_node.service.scoring import Restored, ScoredBatch, ScoringService
 from member_node.service.stream_parts import StreamError, StreamParts, StreamSource
 from member_node.service.surroundings import Surveyor
-from member_node.service.warming import compiling, read_numbers, warm, warm_judging
+from member_node.service.warming import (
+    compiling,
+    read_numbers,
+    warm,
+    warm_devices,
+    warm_judging,
+    warm_reading,
+)
 from member_node.storage.cases import BRAKE
 from member_node.streams.events import DEVICE_COMPONENTS, EventBatch, event_schema
 from member_node.streams.journal import Journal
 from member_node.streams.mapping import StreamMapping, parse_mapping
-from member_node.streams.snapshots import SnapshotKeeper, SnapshotStore
+from member_node.streams.snapshot_keeper import SnapshotKeeper
+from member_node.streams.snapshots import SnapshotStore
 from scoring.brake import BrakeAlarm
 from scoring.devices.linker import NUMBERS as DEVICE_NUMBERS
 from scoring.devices.linker import DeviceLinker
 from scoring.engine import ScoringCore
-from scoring.features.spec import FieldFeature, parse_spec
+from scoring.features.engine import STATE_LAYOUT
+from scoring.features.spec import FeatureSpec, FieldFeature, SpecError, parse_spec
 from scoring.models.words import feature_words
 from scoring.rules.columns import ColumnSchema
 
 LOGGER = logging.getLogger(__name__)
 CHECKPOINT_SECONDS = 5.0
 DRAIN_SECONDS = 600.0
+# How often the history is asked whether small files are to be put together.
+MERGE_SECONDS = 60.0
 # A full disk stops the history, and must not stop the answers to events sent again.
 FIND_SECONDS = 2.0
 DAY_SECONDS = 86_400
@@ -116,6 +128,7 @@ class Opened:
 
     def close(self) -> None:
         """Finish what is under way, save the state unless scoring has halted, and release the journal."""
+        self.history.stop_merging()
         for loop in self._loops:
             loop.stop()
         for loop in self._loops:
@@ -147,6 +160,7 @@ def open_stream(parts: StreamParts, source: StreamSource, told: Callable[[str], 
     if directory is not None:
         counts = ConsortiumCounts(mapping.directory_dataset, directory, mapping, parts.stream)
     spec = parse_spec(source.features)
+    _check_names(spec, source, mapping, parts.directory)
     features = [each.name for each in spec.features if not isinstance(each, FieldFeature)]
     linked = DEVICE_COMPONENTS in file.events.schema.names
     names = counts.names() if counts is not None else []
@@ -184,7 +198,9 @@ def open_stream(parts: StreamParts, source: StreamSource, told: Callable[[str], 
             tiers=lambda: tier_table(parts.policy()),
             counts=counts,
         )
-        store = SnapshotStore(parts.directory / "snapshots", f"{spec.digest}/{parts.shards}/{linked}")
+        store = SnapshotStore(
+            parts.directory / "snapshots", f"{spec.digest}/{parts.shards}/{linked}/{STATE_LAYOUT}"
+        )
         scoring = ScoringService(
             core=core,
             surveyor=surveyor,
@@ -198,22 +214,25 @@ def open_stream(parts: StreamParts, source: StreamSource, told: Callable[[str], 
             on_stage=parts.on_stage,
         )
         with compiling(lambda kernel: told(f"compiling {kernel}")):
+            keeper = SnapshotKeeper(
+                store,
+                lambda: scoring.state(copy=False),
+                before=lambda sequence: _settle(feed, alerts, history, sequence),
+                after=lambda covered: journal.retire(covered + 1),
+                every_seconds=parts.settings.snapshot_seconds,
+            )
             if parts.shards == 1:
-                warm(parts.engine(spec), spec)
+                warm(parts.engine(spec), spec, linked=linked)
+            if linked:
+                warm_devices()
             warm_judging(force().deployment)
+            warm_reading(file.events.schema)
             told("restoring")
             restored = scoring.restore(store.latest())
     except BaseException:
         for closer in closers:
             closer()
         raise
-    keeper = SnapshotKeeper(
-        store,
-        scoring.state,
-        before=lambda sequence: _settle(feed, alerts, history, sequence),
-        after=lambda covered: journal.retire(covered + 1),
-        every_seconds=parts.settings.snapshot_seconds,
-    )
     opened = Opened(
         source=source,
         mapping=mapping,
@@ -232,10 +251,22 @@ def open_stream(parts: StreamParts, source: StreamSource, told: Callable[[str], 
         restored=restored,
     )
     opened._loops.append(BackgroundLoop("snapshots", _checkpointer(scoring, keeper)))
+    opened._loops.append(BackgroundLoop("history-merging", _merger(history)))
     if parts.settings.history_days:
         opened._loops.append(BackgroundLoop("history-retention", _expirer(history, parts)))
     opened.start()
     return opened
+
+
+def _check_names(spec: FeatureSpec, source: StreamSource, mapping: StreamMapping, directory: Path) -> None:
+    try:
+        check_feature_names(spec, source.features, mapping)
+    except SpecError as error:
+        with Journal(directory / "journal") as journal:
+            if not journal.last_sequence:
+                raise
+        # It was opened before this was refused, and its spec cannot be changed any more.
+        LOGGER.warning("the feature spec, %s; this feature is missing from the history", error)
 
 
 def _settle(feed: HistoryFeed, alerts: AlertFeed | None, history: HistoryStore, sequence: int) -> None:
@@ -255,14 +286,20 @@ def _checkpointer(scoring: ScoringService, keeper: SnapshotKeeper) -> Callable[[
         if scoring.halted:
             return DAY_SECONDS
         fresh = scoring.accepted - scored
-
-        def take(sequence: int) -> None:
-            keeper.applied(sequence, fresh, time.monotonic())
-
-        if fresh:
-            scoring.checkpoint(take)
-            scored += fresh
+        scored += fresh
+        if keeper.due(fresh, time.monotonic()):
+            scoring.checkpoint(keeper.locate)
+            keeper.gather()
+            scoring.checkpoint(keeper.begin)
         return CHECKPOINT_SECONDS
+
+    return step
+
+
+def _merger(history: HistoryStore) -> Callable[[], float]:
+    def step() -> float:
+        history.merge()
+        return MERGE_SECONDS
 
     return step
 
@@ -336,7 +373,8 @@ def _replayed(parts: StreamParts, source: StreamSource, mapping: StreamMapping) 
     # The reader of files needs Polars, which no live stream waits for.
     from member_node.streams.files import read_events, write_rejects
 
-    read = read_events(Path(source.events), mapping)
+    # What is refused for its time is the file's end: as the clock goes on, rows are added behind those that were read.
+    read = read_events(Path(source.events), mapping, latest_us=parts.latest_us())
     rejects = None
     if read.rejects:
         rejects = parts.directory / "rejects.csv"

@@ -195,7 +195,7 @@ class StreamService:
             from member_node.streams.files import read_rows
 
             opened = self._require()
-            read = read_rows(rows, _typed(opened.mapping, opened.schema))
+            read = read_rows(rows, _typed(opened.mapping, opened.schema), self._parts.latest_us())
             if not read.events.num_rows:
                 return [], read.rejects
             events = read.events.select(opened.schema.names).cast(opened.schema)
@@ -316,6 +316,7 @@ class StreamService:
         facts = opened.restored.facts
         self._progress = _Progress(int(facts.get(REPLAYED, "0")), int(facts.get(FED, "0")))
         self._opened = opened
+        self._parts.on_opened()
 
     def _tell(self, doing: str) -> None:
         self._doing = doing

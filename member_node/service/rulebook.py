@@ -14,11 +14,11 @@ from __future__ import annotations
 import hashlib
 import json
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, replace
 from typing import Any
 
-from member_node.service.staff import OPERATOR, Role, Staff
+from member_node.service.staff import OPERATOR, Role, SamePersonError, Staff, check_two_persons
 from member_node.storage.rulebook import NO_CHAIN, AuditDraft, AuditRow, RulebookStore, VersionRow, next_chain
 from scoring.brake import BrakeAlarm
 from scoring.rules.columns import Column, ColumnSchema, ColumnType
@@ -57,15 +57,21 @@ class Rulebook:
     """All versions of one bank's rules. Thread safe."""
 
     def __init__(
-        self, store: RulebookStore, schema: Callable[[], ColumnSchema], clock_ms: Callable[[], int]
+        self,
+        store: RulebookStore,
+        schema: Callable[[], ColumnSchema],
+        clock_ms: Callable[[], int],
+        added_by: Callable[[], Mapping[str, str]] = dict,
     ) -> None:
         """``schema`` gives the columns rules may read at the moment; it is asked when a version is saved or compiled.
+        ``added_by``: who gave out whose token (see ``check_two_persons``).
 
         Raises RulebookError if what is stored contradicts itself.
         """
         self._store = store
         self._schema = schema
         self._clock_ms = clock_ms
+        self._added_by = added_by
         self._lock = threading.RLock()
         self._rows: dict[int, VersionRow] = {row.number: row for row in store.versions()}
         self._compiled: dict[int, RuleSet] = {}
@@ -187,7 +193,7 @@ class Rulebook:
                 _check_role(staff, f"{action} a version that is being rolled out", _APPROVERS)
             book = self._book.act(action, number, staff.name, seen=seen, percent=percent)
             if action is Action.APPROVE:
-                _check_person(staff, self.version(number))
+                self._check_person(staff, self.version(number))
             detail = f"{percent:g} percent: {why}" if action is Action.ROLLOUT else why
             self._commit(book, staff.name, action.value, number, detail)
             return self._book.deployed
@@ -286,6 +292,12 @@ class Rulebook:
             deployed.number, self._ruleset(deployed.active), rollout, shadows, deployed.releases
         )
 
+    def _check_person(self, staff: Staff, row: VersionRow) -> None:
+        try:
+            check_two_persons(f"version {row.number}", row.author, staff.name, self._added_by())
+        except SamePersonError as error:
+            raise LifecycleError(Code.SAME_PERSON, str(error)) from error
+
     def _ruleset(self, number: int) -> RuleSet:
         ruleset = self._compiled.get(number)
         if ruleset is None:
@@ -301,12 +313,12 @@ class Rulebook:
 
     def _schema_of(self, row: VersionRow) -> ColumnSchema:
         """Today's columns and those gone since: a rule that reads one is in error, and does not stop the rest."""
-        today = self._schema()
-        then = [
-            Column(each["name"], ColumnType(each["type"]), each["evidence"])
-            for each in json.loads(row.columns)
-        ]
-        return ColumnSchema([*today.values(), *(each for each in then if each.name not in today)])
+        return self._schema().with_gone(columns_of(json.loads(row.columns)))
+
+
+def columns_of(told: Iterable[Mapping[str, Any]]) -> list[Column]:
+    """Columns as they are stored and told."""
+    return [Column(each["name"], ColumnType(each["type"]), each["evidence"]) for each in told]
 
 
 def _check_why(why: str) -> None:
@@ -317,16 +329,6 @@ def _check_why(why: str) -> None:
 def _check_role(staff: Staff, what: str, wanted: frozenset[Role]) -> None:
     if not staff.has(*wanted):
         raise NotPermittedError(f"to {what} takes the role {' or '.join(sorted(wanted))}")
-
-
-def _check_person(staff: Staff, row: VersionRow) -> None:
-    """Raise LifecycleError where one of maker and checker is the operator token, which anybody at the node may hold."""
-    if OPERATOR in (staff.name, row.author):
-        raise LifecycleError(
-            Code.SAME_PERSON,
-            f"version {row.number} is {row.author}'s and you are {staff.name}: it takes two persons with tokens of "
-            "their own, and the operator token names nobody",
-        )
 
 
 def _check_deployed(book: Book) -> None:

@@ -224,9 +224,9 @@ class ScoringService:
             self.settle()
             take(self._journal.last_sequence)
 
-    def state(self) -> dict[str, NDArray[Any]]:
-        """Copies of all state as numbers; only from within :meth:`checkpoint`."""
-        return {**self.core.state(), **remaining_state(self._waiting, self._facts, self._judged_by)}
+    def state(self, copy: bool = True) -> dict[str, NDArray[Any]]:
+        """All state as numbers, without ``copy`` views of it; only from within :meth:`checkpoint`."""
+        return {**self.core.state(copy), **remaining_state(self._waiting, self._facts, self._judged_by)}
 
     def restore(self, snapshot: tuple[int, Mapping[str, NDArray[Any]]] | None = None) -> Restored:
         """Rebuild the state from a snapshot (a journal frame and what :meth:`state` gave after it) and the journal

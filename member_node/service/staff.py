@@ -3,8 +3,9 @@
 A personal token is 32 random bytes and is shown once; the bank keeps its SHA-256, which needs no salt because such a
 token cannot be guessed. What a person does is recorded under their name, so a name is never given again.
 
-The operator token names nobody, so it counts as no person where two are asked for. An admin gives out tokens and so
-could be two persons; who added whom is kept and told, and the bank's own audit has to look at it.
+The operator token names nobody, so it counts as no person where two are asked for. Who gave out a token has held it, so
+the two persons may not be one that gave out the other's, at first or at second hand. An admin who gives out two tokens
+can still use both: who added whom is kept and told, and the bank's own audit has to look at it.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ import hashlib
 import hmac
 import re
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from enum import StrEnum
 
@@ -52,6 +53,33 @@ class Staff:
 
 class StaffError(ValueError):
     """A name or role is not acceptable, or there is no such person; the text says what to do."""
+
+
+class SamePersonError(ValueError):
+    """Two persons are asked for, and these may be one; the text says why."""
+
+
+def check_two_persons(what: str, maker: str, checker: str, added_by: Mapping[str, str]) -> None:
+    """Raise SamePersonError unless ``checker`` is surely another person than ``maker``, as far as tokens can tell.
+
+    ``added_by``: who gave out each person's token (see :meth:`StaffStore.added_by`).
+    """
+    theirs = f"{what} is {maker}'s and you are {checker}"
+    if maker == checker:
+        raise SamePersonError(f"{what} is {checker}'s own: another person must approve it")
+    if OPERATOR in (maker, checker):
+        raise SamePersonError(
+            f"{theirs}: it takes two persons with tokens of their own, and the operator token names nobody"
+        )
+    for holder, giver in ((maker, checker), (checker, maker)):
+        before = holder
+        while before in added_by:
+            before = added_by[before]
+            if before == giver:
+                raise SamePersonError(
+                    f"{theirs}: the token of {holder} comes from {giver}, who may hold it still; it takes a person "
+                    "whose token comes from somebody else"
+                )
 
 
 class StaffBook:

@@ -19,6 +19,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
+from member_node.service.last_judged import LastJudged
 from scoring.rules.columns import ColumnSchema, ColumnType, ColumnValues, TextColumn
 from scoring.rules.evaluation import RuleSet
 from scoring.schema import channel_codes
@@ -71,17 +72,25 @@ def wanted_columns(rulesets: Sequence[RuleSet]) -> list[str]:
 
 
 def read_history(
-    files: Sequence[pq.ParquetFile], columns: Sequence[str], first_us: int, until_us: int
+    files: Sequence[pq.ParquetFile],
+    columns: Sequence[str],
+    first_us: int,
+    until_us: int,
+    counted: LastJudged | None = None,
 ) -> Iterator[pa.Table]:
     """Rows of Parquet files with first_us <= time < until_us, in their order, some ten thousand at a time.
 
-    A file gives those of ``columns`` it holds.
+    A file gives those of ``columns`` it holds. ``counted``: only the last judgement of each event (None: all of them).
     """
     for parquet in files:
         held = [name for name in columns if name in parquet.schema_arrow.names]
+        first = 0
         for batch in parquet.iter_batches(BATCH_ROWS, columns=held):
             times = batch.column("time_us")
             chosen = pc.and_(pc.greater_equal(times, first_us), pc.less(times, until_us))
+            if counted is not None:
+                chosen = pc.and_(chosen, pa.array(counted.rows(parquet, first, batch.column("event_id"))))
+            first += batch.num_rows
             table = pa.Table.from_batches([batch.filter(chosen)])
             if table.num_rows:
                 yield table
@@ -106,10 +115,12 @@ def stored_rows(
     schema: ColumnSchema,
     derive: Derive,
     tiers: TierTable | None = None,
+    gone: frozenset[str] = frozenset(),
 ) -> StoredRows:
     """Bring rows of the history back (see :func:`rows_alike`); raises StoredRowsError for what they lack.
 
-    A list that they do not know is left out: the rules that read it are in error, as they were in the stream.
+    A list that they do not know is left out, and so is what they lack of ``gone``, columns that the stream no longer
+    has: the rules that read it are in error, as they were in the stream.
     """
     rows = table.num_rows
     lacking = [name for name in ALWAYS if name not in table.column_names]
@@ -131,7 +142,7 @@ def stored_rows(
             rank = tiers.rank(_numbers(table, f"{kind}_victims_all"))
             limits[kind] = tiers.verdict(rank)
             columns.setdefault(f"{kind}_tier", TextColumn(rank.astype(np.int32), tiers.names))
-    lacking = sorted(name for name in read - columns.keys() if not name.startswith(LISTED))
+    lacking = sorted(name for name in read - columns.keys() - gone if not name.startswith(LISTED))
     lacking += sorted(
         f"{kind}_limit" for each in rulesets for kind in each.evidence_kinds if kind not in limits
     )

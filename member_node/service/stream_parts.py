@@ -107,8 +107,9 @@ class StreamParts:
     ``public_ids``: entries of the public directory in their order (empty: none is held); ``engine`` makes a feature
     engine of so many ``shards``; ``policy`` gives the policy in force; ``clock``: unix seconds. ``rulebook`` makes one
     for the columns of a stream; without it the rules of the opened file are in force, without ``lists``, ``models`` and
-    ``cases`` there are none. ``on_scored`` sees every batch, ``on_stage`` how long its
-    stages took (see ``ScoringService``). ``device_key``: 16 secret bytes under which device ids are made.
+    ``cases`` there are none. ``on_scored`` sees every batch, ``on_stage`` how long its stages took (see
+    ``ScoringService``), ``on_opened`` that the stream was opened. ``device_key``: 16 secret bytes under which device
+    ids are made.
     """
 
     party: str
@@ -132,4 +133,10 @@ class StreamParts:
     cases: CaseStore | None = None
     on_scored: Callable[[ScoredBatch], None] = lambda batch: None
     on_stage: Callable[[str, float], None] = lambda stage, seconds: None
+    on_opened: Callable[[], None] = lambda: None
     device_key: bytes = DEFAULT_KEY
+
+    def latest_us(self) -> int | None:
+        """The latest time that an event may be dated at now, UTC microseconds; None: any."""
+        ahead = self.settings.max_future_us
+        return self.clock() * 1_000_000 + ahead if ahead else None

@@ -42,6 +42,7 @@ from scoring.scored import Sight
 from scoring.verdicts import TierTable
 
 LOGGER = logging.getLogger(__name__)
+_NO_ROWS = np.empty(0, np.int64)
 # The consortium is out of reach for a lookup, or what it says does not hold: expected, and logged without a trace.
 UNREACHABLE = (
     ConsortiumUnavailableError,
@@ -114,7 +115,7 @@ class Surveyor:
         if not self._mapping.indicators and self.counts is None:
             common["degraded"] = np.zeros(rows, np.bool_)
             sight = Sight(common, {})
-            return Surroundings(sight, sight, np.empty(0, np.int64), {}, "")
+            return Surroundings(sight, sight, _NO_ROWS, {}, "")
         evidence, tiers, failure = self._evidence(events, batch.time_us)
         own_counts, all_counts, behind = self._counted(events, batch.time_us)
         failure = failure or behind

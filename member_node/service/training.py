@@ -98,7 +98,7 @@ class ScoredHistory:
         choice: RowChoice = RowChoice(),
     ) -> pa.Table:
         """Columns ``names`` and event_id, time_us, amount, customer (text or null) of events in [first, until), in
-        time order. Of an event that was corrected, the row that was scored last counts.
+        time order. Of an event that was corrected, the row that was scored last counts, and only where it lies.
 
         ``outcomes``: event_id (text), fraud, known_at_us; with it comes ``fraud_known_us`` (``NEVER`` where no fraud is
         known). Raises :class:`DatasetError` naming a column that the history does not hold.
@@ -126,7 +126,18 @@ class ScoredHistory:
             "regexp_extract(h.filename, '-([0-9]+)[.]parquet$', 1)",
             "h.file_row_number",
         )
+        parameters = [first_us, until_us]
         if FRAME in held:
+            # The last judgement may lie outside the window: then the event is of no other time than that.
+            conditions.append(
+                f"(f.frame IS NULL OR f.frame < h.{FRAME} OR (f.frame = h.{FRAME} AND h.{CORRECTED}))"
+            )
+            join += f"""
+                LEFT JOIN (
+                    SELECT event_id, max({FRAME}) AS frame FROM history
+                    WHERE {CORRECTED} AND NOT (time_us >= ? AND time_us < ?) GROUP BY event_id
+                ) f ON f.event_id = h.event_id"""  # noqa: S608 - names of our own
+            parameters *= 2
             newest = (f"coalesce(h.{FRAME}, -1)", f"coalesce(h.{CORRECTED}, false)", *newest)
         last = ", ".join(f"{key} DESC" for key in newest)
         # Names are quoted, values are parameters.
@@ -141,7 +152,7 @@ class ScoredHistory:
         def run(session: duckdb.DuckDBPyConnection) -> pa.Table:
             if outcomes is not None:
                 session.register("outcomes", outcomes)
-            return session.sql(query, params=[first_us, until_us]).to_arrow_table()
+            return session.sql(query, params=parameters).to_arrow_table()
 
         return self._run(run)
 

@@ -10,20 +10,28 @@ from typing import Any
 
 import numba.core.event
 import numpy as np
+import pyarrow as pa
 
-from member_node.streams.events import is_number_name
+from member_node.service.layout import hours_and_weekdays
+from member_node.streams.events import event_schema, is_number_name, transactions_of
+from member_node.streams.sources.json_rows import JsonRows
+from member_node.streams.sources.rows import RowForm
 from scoring.brake import Brake
+from scoring.devices.linker import KEEP_US, DeviceLinker
 from scoring.engine import Engine
 from scoring.features.spec import FeatureSpec, FieldFeature
 from scoring.features.windows import FRAUD
 from scoring.lists import ListKind, ListSet, empty_list
 from scoring.rules.deployment import Deployment, DeploymentJudgement
 from scoring.rules.evaluation import Judgement
-from scoring.schema import Channel, OutcomeBatch, TransactionBatch
+from scoring.rules.screen import Screen
+from scoring.schema import CHANNELS, Channel, OutcomeBatch, TransactionBatch
 
 LOGGER = logging.getLogger(__name__)
 _COMPILE = "numba:compile"
 _ROWS = 2
+# Beyond some rows the screen lets go of the interpreter's lock.
+_MANY = 100
 
 
 class _Teller(numba.core.event.Listener):
@@ -57,8 +65,11 @@ def compiling(told: Callable[[str], None]) -> Iterator[_Teller]:
         numba.core.event.unregister(_COMPILE, teller)  # type: ignore[no-untyped-call]
 
 
-def warm(engine: Engine, spec: FeatureSpec) -> None:
-    """Have every kernel of a spec ready, by two transactions of nobody; ``engine`` is of no use afterwards."""
+def warm(engine: Engine, spec: FeatureSpec, *, linked: bool = False) -> None:
+    """Have every kernel of a spec ready, by two transactions of nobody; ``engine`` is of no use afterwards.
+
+    ``linked``: events may carry device components, for which the engine is asked beforehand.
+    """
     ones = np.ones(_ROWS, np.uint64)
     times = np.array([1_000_000, 2_000_000], np.int64)
     entities = {name: ones.copy() for each in spec.entities for name in each.split("+")}
@@ -70,15 +81,29 @@ def warm(engine: Engine, spec: FeatureSpec) -> None:
         entities=entities,
         numbers={name: np.ones(_ROWS) for name in read_numbers(spec)},
     )
+    if linked:
+        engine.foresee(batch)
     engine.update(batch, OutcomeBatch(np.zeros(1, np.int64), np.ones(1, np.bool_), times[:1]))
 
 
+def warm_devices() -> None:
+    """Have the kernels of devices ready: nobody's device, forgotten by the time the next one comes."""
+    bundles = [{"os": "none", "model": "none", "installId": text} for text in ("nobody", "nothing")]
+    times = np.array([1_000_000, 2_000_000 + KEEP_US], np.int64)
+    DeviceLinker().observe(bundles, np.ones(2, np.uint64), times)
+
+
 def warm_judging(deployment: Deployment) -> None:
-    """Have the kernels of lists and brake ready: a row of nobody, of whom no rule of ``deployment`` says anything."""
+    """Have the kernels of lists, rules, brake and clock ready: a row of nobody, of whom no rule of ``deployment`` says
+    anything."""
     time_us = np.ones(1, np.int64)
-    ListSet([empty_list("nobody", ListKind.WATCH, "customer")]).probe(
-        {"customer": np.ones(1, np.uint64)}, time_us
-    )
+    transactions_of(pa.RecordBatch.from_pylist([], schema=event_schema({}, integer_ids=True)))
+    hours_and_weekdays(time_us)
+    for rows in (1, _MANY):
+        Screen([]).possible({}, rows)
+    nobody, keys = empty_list("nobody", ListKind.WATCH, "customer"), np.ones(1, np.uint64)
+    ListSet([nobody]).probe({"customer": keys}, time_us)
+    nobody.hits(keys, time_us)  # exemptions are looked up by themselves
     rules = len(deployment.rules)
     silent = Judgement(
         verdict=np.zeros(1, np.uint8),
@@ -89,6 +114,11 @@ def warm_judging(deployment: Deployment) -> None:
         exempted=np.zeros(rules, np.int64),
     )
     Brake().apply(deployment, DeploymentJudgement(silent, np.zeros(1, np.int16), {}), time_us)
+
+
+def warm_reading(schema: pa.Schema) -> None:
+    """Have the kernels ready that check rows of a stream whose events have ``schema``: no row at all is checked."""
+    JsonRows(RowForm(schema, CHANNELS)).rows((), 0)
 
 
 def read_numbers(spec: FeatureSpec) -> tuple[str, ...]:

@@ -56,3 +56,20 @@ CASE_NOTES = Table(
     Column("action", Text, nullable=False),
     Column("text", Text, nullable=False),
 )
+
+# What an approver has to agree to: see ``case_exemptions``.
+CASE_EXEMPTIONS = Table(
+    "case_exemptions",
+    METADATA,
+    Column("case_id", Integer, primary_key=True, autoincrement=False),
+    Column("customer", Text, nullable=False),
+    Column("rule", Text, nullable=False),
+    Column("reason", Text, nullable=False),
+    Column("state", Text, nullable=False, index=True),
+    Column("author", Text, nullable=False),
+    Column("decided_by", Text, nullable=False),
+    Column("why", Text, nullable=False),
+    Column("until_us", BigInteger, nullable=False),
+    Column("proposed_at", BigInteger, nullable=False),
+    Column("decided_at", BigInteger, nullable=False),
+)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -204,16 +204,25 @@ class CaseStore:
                 .values(assignee=assignee)
             ).rowcount
             if changed:
-                _note(connection, case_id, at, author, "assign", assignee)
+                add_note(connection, case_id, at, author, "assign", assignee)
             return bool(changed)
 
     def note(self, case_id: int, text: str, *, author: str, at: int, action: str = "note") -> None:
         """Add a note."""
         with self._database.write() as connection:
-            _note(connection, case_id, at, author, action, text)
+            add_note(connection, case_id, at, author, action, text)
 
-    def decide(self, case_id: int, decision: str, text: str, *, author: str, at: int) -> bool:
-        """Close an open case; False if it is closed already (the first decision stands)."""
+    def decide(
+        self,
+        case_id: int,
+        decision: str,
+        text: str,
+        *,
+        author: str,
+        at: int,
+        also: Callable[[Connection], None] = lambda connection: None,
+    ) -> bool:
+        """Close an open case; False if it is closed already (the first decision stands). ``also`` is done with it."""
         with self._database.write() as connection:
             changed = connection.execute(
                 update(CASES)
@@ -221,7 +230,10 @@ class CaseStore:
                 .values(status=CLOSED, decision=decision, decided_by=author, decided_at=at)
             ).rowcount
             if changed:
-                _note(connection, case_id, at, author, "decide", f"{decision}: {text}" if text else decision)
+                add_note(
+                    connection, case_id, at, author, "decide", f"{decision}: {text}" if text else decision
+                )
+                also(connection)
             return bool(changed)
 
     def _unknown(self, connection: Connection, alerts: Sequence[Alert]) -> list[Alert]:
@@ -297,7 +309,8 @@ def _alert_row(alert: Alert, case_id: int) -> dict[str, Any]:
     return row
 
 
-def _note(connection: Connection, case_id: int, at: int, author: str, action: str, text: str) -> None:
+def add_note(connection: Connection, case_id: int, at: int, author: str, action: str, text: str) -> None:
+    """Add to what was done to a case, in somebody's transaction."""
     connection.execute(
         insert(CASE_NOTES).values(case_id=case_id, at=at, author=author, action=action, text=text)
     )

@@ -47,6 +47,12 @@ class StaffStore:
             rows = connection.execute(select(STAFF).order_by(STAFF.c.name))
             return [StaffRow(**{**row._mapping, "token_digest": bytes(row.token_digest)}) for row in rows]
 
+    def added_by(self) -> dict[str, str]:
+        """Who gave out each person's token, those of the past too."""
+        with self._database.read() as connection:
+            rows = connection.execute(select(STAFF.c.name, STAFF.c.added_by))
+            return {row.name: row.added_by for row in rows}
+
     def add(self, row: StaffRow) -> None:
         """Add a person; an integrity error if the name is taken."""
         with self._database.write() as connection:

@@ -9,7 +9,8 @@ from numpy.typing import NDArray
 from member_node.streams.components import component_fault
 from member_node.streams.mapping import UNITS, StreamMapping, channel_words
 from member_node.streams.rejects import EventFileError, Reject
-from scoring.schema import CHANNELS, MAX_TEXT_LENGTH, MAX_TIME_US, RowCode
+from scoring.row_codes import RowCode
+from scoring.schema import CHANNELS, MAX_TEXT_LENGTH, MAX_TIME_US
 
 UNKNOWN = -1
 _ISO = "%Y-%m-%dT%H:%M:%S%.f"
@@ -121,8 +122,8 @@ class CellChecker:
         """Whether each row replaces the event of its id; not where it is not said."""
         return self._zero_or_one(column).fill_null(0) == 1
 
-    def times(self, column: str, mapping: StreamMapping) -> pl.Series:
-        """UTC microseconds."""
+    def times(self, column: str, mapping: StreamMapping, latest_us: int | None = None) -> pl.Series:
+        """UTC microseconds, at most ``latest_us``."""
         source = self.frame.get_column(column)
         if source.dtype.is_integer():
             if not mapping.time_unit:
@@ -140,11 +141,14 @@ class CellChecker:
             values = _to_utc(aware, "UTC").fill_null(_to_utc(naive, mapping.zone))
             if mapping.time_unit:
                 values = values.fill_null(text.cast(pl.Int64, strict=False) * UNITS[mapping.time_unit])
-        return self._in_range(column, self.parsed(column, values, "a time", required=True))
+        return self._in_range(column, self.parsed(column, values, "a time", required=True), latest_us)
 
-    def _in_range(self, column: str, values: pl.Series) -> pl.Series:
-        outside = ((values < 0) | (values > MAX_TIME_US)).fill_null(False)
-        self.refuse(outside.to_numpy(), column, "lies outside 1970 to 2200", RowCode.TIME_OUT_OF_RANGE)
+    def _in_range(self, column: str, values: pl.Series, latest_us: int | None) -> pl.Series:
+        outside = ((values < 0) | (values > MAX_TIME_US)).fill_null(False).to_numpy()
+        self.refuse(outside, column, "lies outside 1970 to 2200", RowCode.TIME_OUT_OF_RANGE)
+        if latest_us is not None:
+            ahead = (values > latest_us).fill_null(False).to_numpy() & ~outside
+            self.refuse(ahead, column, "is ahead of the clock", RowCode.TIME_IN_FUTURE)
         return values
 
     def channels(self, mapping: StreamMapping) -> pl.Series:

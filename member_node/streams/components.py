@@ -7,7 +7,7 @@ from typing import Any
 import msgspec
 
 from member_node.streams.events import DEVICE_COMPONENTS, EventBatch
-from scoring.schema import RowCode
+from scoring.row_codes import RowCode
 
 # FingerprintJS 5 collects about 8 KiB with all its fonts and plug-ins.
 MAX_COMPONENTS = 32_768

@@ -32,7 +32,9 @@ def sync_file(path: Path) -> None:
 def write_all(descriptor: int, parts: Sequence[Any]) -> None:
     """Write buffers whole, one after the other (a system call may write less). Raises OSError."""
     if sum(map(len, parts)) <= _SMALL:  # one copy is cheaper than several views
-        parts = [b"".join(parts)]
+        whole = b"".join(parts)
+        written = os.write(descriptor, whole)
+        parts = [whole[written:]] if written < len(whole) else []
     waiting = [memoryview(part).cast("B") for part in parts if len(part)]
     while waiting:
         written = os.writev(descriptor, waiting[:_MAX_PARTS])

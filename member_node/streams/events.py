@@ -16,13 +16,14 @@ from __future__ import annotations
 import keyword
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, TypeAlias
+from typing import TypeAlias
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
+from member_node.streams.column_reader import ColumnReader, Read
 from scoring.schema import ENTITIES, TransactionBatch, entity_keys
 
 # pyarrow ships no types; the aliases keep signatures readable.
@@ -37,7 +38,13 @@ _TYPES = {
     DEVICE_COMPONENTS: pa.string(),
 }
 _NEVER_NULL = (*FIXED, CORRECTION)
-_INT64 = pa.int64().id
+# Integers and texts alike are entities and ids; what is not named here is a number.
+_READ = {
+    "time_us": Read.WHOLE,
+    "channel": Read.OCTET,
+    CORRECTION: Read.FLAG,
+    DEVICE_COMPONENTS: Read.NOTHING,
+}
 _TAKEN = frozenset((*FIXED, CORRECTION, DEVICE_COMPONENTS, "time", *ENTITIES))
 
 
@@ -88,56 +95,82 @@ def numbers_of(schema: pa.Schema) -> tuple[str, ...]:
 
 def transactions_of(events: EventBatch) -> TransactionBatch:
     """The engine's view of a record batch: numbers and entity keys, without raw values."""
-    places = check_events(events)
+    places = _places_of(events.schema)
+    read = places.reader.read(events)
+    if read.null >= 0:
+        raise _nulls(events, read.null)
+    numbers = dict(zip(places.numbers, read.numbers[1:], strict=True)) if places.numbers else {}
     return TransactionBatch(
-        event_id=ids_of(events),
-        time_us=_numbers(events, 1, np.int64),
-        channel=_numbers(events, 2, np.uint8),
-        amount=_numbers(events, 3, np.float64),
-        entities={name: _keys(events.column(place), name) for name, place in places.entities},
-        numbers={name: _numbers(events, place, np.float64) for name, place in places.numbers},
-        correction=None if places.correction < 0 else _numbers(events, places.correction, np.bool_),
+        event_id=ids_of(events) if places.text_ids else read.wholes[0],
+        time_us=read.wholes[-1],
+        channel=read.octets[0],
+        amount=read.numbers[0],
+        entities={
+            name: _text_keys(events.column(place), name) if row < 0 else read.keys[row]
+            for name, place, row in places.entities
+        },
+        numbers=numbers,
+        correction=read.flags[0] if places.corrections else None,
     )
 
 
-@dataclass(frozen=True)
-class ColumnPlaces:
-    """Where the columns of a checked schema stand; those of :data:`FIXED` come first. ``correction`` -1: not there."""
+@dataclass(frozen=True, eq=False)
+class _Places:
+    """What a checked schema has: entities as (name, column, row among those that hold integers or -1), numbers."""
 
-    entities: tuple[tuple[str, int], ...]
-    numbers: tuple[tuple[str, int], ...]
-    correction: int
+    entities: tuple[tuple[str, int, int], ...]
+    numbers: tuple[str, ...]
+    text_ids: bool
+    corrections: bool
     never_null: tuple[int, ...]
+    reader: ColumnReader
 
 
-def check_events(events: EventBatch) -> ColumnPlaces:
+def check_events(events: EventBatch) -> None:
     """Raise :class:`EventSchemaError` unless columns and types are those of this module."""
-    places = _places_of(events.schema)
-    for place in places.never_null:
+    for place in _places_of(events.schema).never_null:
         if events.column(place).null_count:
-            raise EventSchemaError(f"column {events.schema.names[place]!r} holds nulls")
-    return places
+            raise _nulls(events, place)
+
+
+def _nulls(events: EventBatch, place: int) -> EventSchemaError:
+    return EventSchemaError(f"column {events.schema.names[place]!r} holds nulls")
 
 
 # Schemas that were found good with their places: a stream has one, and checking it costs as much as reading an event.
-_good: tuple[tuple[pa.Schema, ColumnPlaces], ...] = ()
+_good: tuple[tuple[pa.Schema, _Places], ...] = ()
 
 
-def _places_of(schema: pa.Schema) -> ColumnPlaces:
+def _places_of(schema: pa.Schema) -> _Places:
     global _good
     for known, places in _good:
         if known.equals(schema):
             return places
     _check_schema(schema)
-    names: list[str] = schema.names
-    places = ColumnPlaces(
-        tuple((name, place) for place, name in enumerate(names) if name in ENTITIES),
-        tuple((name, names.index(name)) for name in numbers_of(schema)),
-        names.index(CORRECTION) if CORRECTION in names else -1,
-        tuple(place for place, name in enumerate(names) if name in _NEVER_NULL),
-    )
+    places = _find_places(schema)
     _good = ((schema, places), *_good[:15])
     return places
+
+
+def _find_places(schema: pa.Schema) -> _Places:
+    names: list[str] = schema.names
+    whole = [kind == pa.int64() for kind in schema.types]
+    reads = [_READ.get(name, Read.NUMBER) for name in names]
+    entities: list[tuple[str, int, int]] = []
+    for place, name in enumerate(names):
+        if name == "event_id":
+            reads[place] = Read.WHOLE if whole[place] else Read.NOTHING
+        elif name in ENTITIES:
+            reads[place] = Read.KEY if whole[place] else Read.NOTHING
+            entities.append((name, place, reads[:place].count(Read.KEY) if whole[place] else -1))
+    return _Places(
+        tuple(entities),
+        numbers_of(schema),
+        reads[0] is Read.NOTHING,
+        CORRECTION in names,
+        tuple(place for place, name in enumerate(names) if name in _NEVER_NULL),
+        ColumnReader(reads, [name in _NEVER_NULL for name in names]),
+    )
 
 
 def _check_schema(schema: pa.Schema) -> None:
@@ -163,17 +196,7 @@ def ids_of(events: EventBatch) -> NDArray[np.int64] | NDArray[np.object_]:
     return np.array(events.column(0).to_numpy(zero_copy_only=False))
 
 
-def _numbers(events: EventBatch, place: int, dtype: type) -> Any:
-    return np.array(events.column(place).to_numpy(zero_copy_only=False), dtype=dtype)
-
-
-def _keys(column: pa.Array, name: str) -> NDArray[np.uint64]:
-    if column.type.id == _INT64:
-        whole = pc.fill_null(column, 0) if column.null_count else column
-        keys = entity_keys(whole.to_numpy(zero_copy_only=False), column=name)
-        if column.null_count:
-            keys[column.is_null().to_numpy(zero_copy_only=False)] = 0
-        return keys
+def _text_keys(column: pa.Array, name: str) -> NDArray[np.uint64]:
     codes, vocabulary = encoded(column)
     known = entity_keys(np.array([*vocabulary, None], dtype=object), column=name)
     return known[codes]

@@ -22,7 +22,7 @@ from member_node.streams.cells import UNKNOWN, CellChecker
 from member_node.streams.events import CORRECTION, DEVICE_COMPONENTS, EventBatch, event_schema
 from member_node.streams.mapping import REQUIRED, StreamMapping
 from member_node.streams.rejects import EventFileError, Reject, write_rejects
-from scoring.schema import RowCode
+from scoring.row_codes import RowCode
 
 __all__ = ["UNKNOWN", "EventFile", "EventFileError", "Reject", "read_events", "read_rows", "write_rejects"]
 _DAMAGED = RowCode.MALFORMED.text
@@ -44,10 +44,13 @@ class EventFile:
     split: NDArray[np.int64] | None = None
 
 
-def read_events(path: Path, mapping: StreamMapping, *, with_split: bool = False) -> EventFile:
+def read_events(
+    path: Path, mapping: StreamMapping, *, with_split: bool = False, latest_us: int | None = None
+) -> EventFile:
     """Read ``path`` (``.parquet`` or ``.csv``) through ``mapping``; raises :class:`EventFileError`.
 
     ``with_split``: read the split column too (a file of several banks), and refuse rows where it is no integer.
+    ``latest_us``: rows dated after it are refused (None: any time will do).
     """
     split = mapping.split_column if with_split else ""
     if path.suffix == ".parquet":
@@ -56,13 +59,15 @@ def read_events(path: Path, mapping: StreamMapping, *, with_split: bool = False)
         raw = _read_csv(path, mapping, split)
     else:
         raise EventFileError(f"{path}: events are read from .parquet or .csv files")
-    return _checked(raw, mapping, by_time=True, split=split)
+    return _checked(raw, mapping, by_time=True, split=split, latest_us=latest_us)
 
 
-def read_rows(rows: Sequence[Mapping[str, object]], mapping: StreamMapping) -> EventFile:
+def read_rows(
+    rows: Sequence[Mapping[str, object]], mapping: StreamMapping, latest_us: int | None = None
+) -> EventFile:
     """Check rows that arrived one by one, keyed by schema field (``time`` in ISO 8601); their order is kept.
 
-    Row numbers in the reports count from 1.
+    Row numbers in the reports count from 1; ``latest_us`` as in :func:`read_events`.
     """
     fields = [*REQUIRED, *(["channel"] if not mapping.channel else []), *mapping.entities]
     fields += [name for name in (CORRECTION, DEVICE_COMPONENTS) if name in mapping.columns]
@@ -78,7 +83,8 @@ def read_rows(rows: Sequence[Mapping[str, object]], mapping: StreamMapping) -> E
         for name in (*fields, *mapping.numbers)
     }
     numbers = np.arange(1, len(rows) + 1, dtype=np.int64)
-    return _checked(_Raw(pl.DataFrame(columns), numbers, [], len(rows), 0), own, by_time=False)
+    raw = _Raw(pl.DataFrame(columns), numbers, [], len(rows), 0)
+    return _checked(raw, own, by_time=False, latest_us=latest_us)
 
 
 def _cell(value: object) -> str | None:
@@ -215,7 +221,9 @@ def _column_at(before: bytes, header: list[str]) -> str:
     return header[min(before.count(b","), len(header) - 1)]
 
 
-def _checked(raw: _Raw, mapping: StreamMapping, *, by_time: bool, split: str = "") -> EventFile:
+def _checked(
+    raw: _Raw, mapping: StreamMapping, *, by_time: bool, split: str = "", latest_us: int | None = None
+) -> EventFile:
     checker = CellChecker(raw.frame, raw.numbers)
     frame = raw.frame
     columns: dict[str, pl.Series] = {}
@@ -229,7 +237,7 @@ def _checked(raw: _Raw, mapping: StreamMapping, *, by_time: bool, split: str = "
     for name, whole in integer.items():
         read = checker.integers if whole else checker.texts
         columns[name] = read(mapping.columns[name], required=name == "event_id")
-    columns["time_us"] = checker.times(mapping.columns["time"], mapping)
+    columns["time_us"] = checker.times(mapping.columns["time"], mapping, latest_us)
     columns["channel"] = checker.channels(mapping)
     columns["amount"] = checker.amounts(mapping.columns["amount"])
     columns |= {name: checker.attributes(column) for name, column in mapping.numbers.items()}

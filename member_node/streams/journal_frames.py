@@ -160,11 +160,9 @@ def frame_parts(draft: Draft, rows: pa.RecordBatch, new_schema: bool) -> tuple[l
     facts += b" " * (-len(facts) % 8)  # white space after JSON is JSON
     described = rows.schema.serialize() if new_schema else b""
     body = rows.serialize()
-    parts: list[Any] = [_LENGTHS.pack(len(facts), len(described)), facts, described, body]
-    crc = 0
-    for part in parts:
-        crc = zlib.crc32(part, crc)
-    return parts, sum(len(part) for part in parts), _CRC.pack(crc) + END
+    start = _LENGTHS.pack(len(facts), len(described)) + facts + described
+    crc = zlib.crc32(body, zlib.crc32(start))
+    return [start, body], len(start) + len(body), _CRC.pack(crc) + END
 
 
 def payload_holds(payload: bytes | memoryview, trailer: bytes | memoryview) -> bool:

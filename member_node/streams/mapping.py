@@ -134,6 +134,8 @@ class StreamMapping:
 
     def local_us(self, time_us: NDArray[np.int64]) -> NDArray[np.int64]:
         """Wall-clock time in the data set's zone as microseconds since 1970 (for hours and weekdays)."""
+        if self.zone == "UTC":
+            return time_us.copy()
         return np.asarray(time_us + self.offset_us(time_us), dtype=np.int64)
 
     def day_of(self, time_us: NDArray[np.int64]) -> NDArray[np.int64]:

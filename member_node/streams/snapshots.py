@@ -12,10 +12,9 @@ import logging
 import mmap
 import os
 import struct
-import time
 import zlib
-from collections.abc import Callable, Mapping
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -24,15 +23,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from member_node.streams.durable import sync_directory, write_all
+from member_node.streams.images import ForkError, Image, ImageError, freeze
 
 LOGGER = logging.getLogger(__name__)
 MAGIC = b"SRSNAP01"
 SUFFIX = ".snapshot"
 KEPT = 2
-EVERY_EVENTS = 5_000_000
-EVERY_SECONDS = 300.0
 _START = struct.Struct("<8sII")
 _ALIGNMENT = 64
+_ANY_CRC = 0xFFFFFFFF  # as long in decimals as any other
 _KINDS = "biuf"  # booleans, integers, floats: what an array of bytes fully describes
 
 Arrays = Mapping[str, NDArray[Any]]
@@ -55,6 +54,17 @@ class _Header(msgspec.Struct, frozen=True):
     digest: str
     size: int
     arrays: tuple[_Array, ...]
+
+
+@dataclass(frozen=True, eq=False)
+class Begun:
+    """A snapshot whose arrays a child is writing to a file of its own."""
+
+    sequence: int
+    described: list[_Array]
+    size: int
+    head: int
+    image: Image
 
 
 class SnapshotStore:
@@ -92,8 +102,7 @@ class SnapshotStore:
         All but the two newest are removed. Raises :class:`SnapshotError` when the disk does not take it, ValueError for
         arrays of objects or texts.
         """
-        path = self._directory / f"{sequence:010d}{SUFFIX}"
-        part = path.with_name(path.name + ".part")
+        part = self._part(sequence)
         try:
             descriptor = os.open(part, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
             try:
@@ -101,16 +110,60 @@ class SnapshotStore:
                 os.fsync(descriptor)
             finally:
                 os.close(descriptor)
-            part.replace(path)
-            sync_directory(self._directory)
-            for old in self._paths()[:-KEPT]:
-                old.unlink()
+            return self._put(part)
         except OSError as error:
-            part.unlink(missing_ok=True)
-            raise SnapshotError(
-                f"{path}: cannot be written: {error}; the ones before it stay, free some room on this disk"
-            ) from error
-        return path
+            raise self._refused(part, error) from error
+
+    def begin(self, sequence: int, arrays: Arrays) -> Begun:
+        """Have a child write a snapshot; the arrays may change when this returns. See :meth:`commit`.
+
+        Raises :class:`ForkError` when there can be no child, else what :meth:`save` raises.
+        """
+        flat, described, size = _described(arrays)
+        head = len(_head(sequence, self._digest, size, described))
+        part = self._part(sequence)
+        try:
+            descriptor = os.open(part, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+            try:
+                image = freeze(descriptor, [head + each.offset for each in described], flat)
+            finally:
+                os.close(descriptor)
+        except ForkError:
+            part.unlink()
+            raise
+        except OSError as error:
+            raise self._refused(part, error) from error
+        return Begun(sequence, described, size, head, image)
+
+    def commit(self, begun: Begun) -> Path:
+        """Wait for the child and put its file into place: whole and on disk when this returns, or not there at all.
+
+        Raises :class:`SnapshotError` saying how the child ended or what the disk said.
+        """
+        part = self._part(begun.sequence)
+        try:
+            crcs = begun.image.wait()
+            described = [
+                msgspec.structs.replace(each, crc=crc)
+                for each, crc in zip(begun.described, crcs, strict=True)
+            ]
+            descriptor = os.open(part, os.O_WRONLY)
+            try:
+                os.ftruncate(descriptor, begun.head + begun.size)
+                write_all(
+                    descriptor, [_head(begun.sequence, self._digest, begun.size, described, begun.head)]
+                )
+                os.fsync(descriptor)
+            finally:
+                os.close(descriptor)
+            return self._put(part)
+        except (OSError, ImageError) as error:
+            raise self._refused(part, error) from error
+
+    def abandon(self, begun: Begun) -> None:
+        """End the child and remove what it wrote."""
+        begun.image.abandon()
+        self._part(begun.sequence).unlink(missing_ok=True)
 
     def latest(self) -> tuple[int, dict[str, NDArray[Any]]] | None:
         """The newest whole snapshot: its frame and its arrays (read-only, mapped from the file); None without one.
@@ -128,92 +181,32 @@ class SnapshotStore:
                 continue
             if found.digest != self._digest:
                 raise SnapshotError(
-                    f"{path}: holds the state of another feature spec or shard; remove the snapshots to rebuild "
-                    "the state from the journal"
+                    f"{path}: holds the state of another feature spec, shard or version; remove the snapshots to "
+                    "rebuild the state from the journal"
                 )
             return found.sequence, arrays
         return None
 
+    def _part(self, sequence: int) -> Path:
+        return self._directory / f"{sequence:010d}{SUFFIX}.part"
+
+    def _put(self, part: Path) -> Path:
+        path = part.with_suffix("")
+        part.replace(path)
+        sync_directory(self._directory)
+        for old in self._paths()[:-KEPT]:
+            old.unlink()
+        return path
+
+    def _refused(self, part: Path, error: Exception) -> SnapshotError:
+        part.unlink(missing_ok=True)
+        advice = ", free some room on this disk" if isinstance(error, OSError) else ""
+        path = part.with_suffix("")
+        return SnapshotError(f"{path}: cannot be written: {error}; the ones before it stay{advice}")
+
     def _paths(self) -> list[Path]:
         paths = (path for path in self._directory.glob(f"*{SUFFIX}") if path.stem.isdecimal())
         return sorted(paths, key=lambda path: int(path.stem))
-
-
-class SnapshotKeeper:
-    """Decides when to take a snapshot and writes it in a thread of its own; the stream waits only for the copy.
-
-    ``state`` copies the engine's arrays. ``before(sequence)`` runs first in the thread and must leave everything up to
-    the frame in the history; ``after(sequence)`` runs when journal frames up to it are covered by two snapshots.
-    A failure is logged, kept in ``last_error`` and tried again when the next one is due: the journal has it all.
-    """
-
-    def __init__(
-        self,
-        store: SnapshotStore,
-        state: Callable[[], Arrays],
-        *,
-        before: Callable[[int], object],
-        after: Callable[[int], object],
-        every_events: int = EVERY_EVENTS,
-        every_seconds: float = EVERY_SECONDS,
-    ) -> None:
-        self._store, self._state = store, state
-        self._before, self._after = before, after
-        self._every_events, self._every_seconds = every_events, every_seconds
-        self._events = 0
-        self._since: float | None = None
-        self._thread = ThreadPoolExecutor(1, thread_name_prefix="snapshot")
-        self._writing: Future[None] | None = None
-        self.last_error = ""
-        self.copy_seconds = 0.0
-        self.write_seconds = 0.0
-
-    def applied(self, sequence: int, events: int, now_seconds: float) -> bool:
-        """Say that the engine holds everything up to a frame **that is on disk**; whether a snapshot was begun.
-
-        Called by the thread of the stream after each batch; ``now_seconds`` of any steady clock.
-        """
-        self._events += events
-        if self._since is None:
-            self._since = now_seconds
-        old = now_seconds - self._since >= self._every_seconds
-        if not self._events or not (old or self._events >= self._every_events):
-            return False
-        if self._writing is not None and not self._writing.done():
-            return False
-        self._events, self._since = 0, now_seconds
-        self._begin(sequence)
-        return True
-
-    def save(self, sequence: int) -> None:
-        """Take a snapshot now and wait for it (at a clean stop). Raises what writing it raises."""
-        self._begin(sequence).result()
-        if self.last_error:
-            raise SnapshotError(self.last_error)
-
-    def close(self) -> None:
-        """Wait for the one that is being written."""
-        self._thread.shutdown()
-
-    def _begin(self, sequence: int) -> Future[None]:
-        start = time.perf_counter()
-        arrays = self._state()
-        self.copy_seconds = time.perf_counter() - start
-        self._writing = self._thread.submit(self._write, sequence, arrays)
-        return self._writing
-
-    def _write(self, sequence: int, arrays: Arrays) -> None:
-        start = time.perf_counter()
-        try:
-            self._before(sequence)
-            self._store.save(sequence, arrays)
-            self._after(self._store.covered)
-        except Exception as error:  # whatever it is, the stream goes on without a snapshot and says so
-            self.last_error = f"no snapshot at frame {sequence}: {error}"
-            LOGGER.exception("%s", self.last_error)
-            return
-        self.last_error = ""
-        self.write_seconds = time.perf_counter() - start
 
 
 def verify_snapshots(directory: Path) -> list[tuple[int, int]]:
@@ -234,20 +227,36 @@ def verify_snapshots(directory: Path) -> list[tuple[int, int]]:
 
 def _parts(sequence: int, digest: str, arrays: Arrays) -> list[Any]:
     """The file's buffers in order."""
-    whole: list[NDArray[Any]] = []
+    flat, described, size = _described(arrays)
+    whole: list[Any] = []
+    for place, raw in enumerate(flat):
+        described[place] = msgspec.structs.replace(described[place], crc=zlib.crc32(raw.data))
+        whole += [raw, bytes(-len(raw) % _ALIGNMENT)]
+    return [_head(sequence, digest, size, described), *whole]
+
+
+def _described(arrays: Arrays) -> tuple[list[NDArray[np.uint8]], list[_Array], int]:
+    """The bytes of each array (views where it is contiguous), what the header says of it but for its crc, and how
+    long all are."""
+    flat: list[NDArray[np.uint8]] = []
     described: list[_Array] = []
     place = 0
     for name, array in arrays.items():
         if array.dtype.kind not in _KINDS or not array.dtype.isnative:
             raise ValueError(f"array {name!r} holds {array.dtype}: a snapshot holds numbers only")
-        flat = np.ascontiguousarray(array).reshape(-1)
-        raw = flat.view(np.uint8)
-        described.append(_Array(name, array.dtype.str, array.shape, place, zlib.crc32(raw.data)))
-        whole += [raw, np.zeros(-len(raw) % _ALIGNMENT, np.uint8)]
-        place += len(raw) + len(whole[-1])
-    header = msgspec.json.encode(_Header(sequence, digest, place, tuple(described)))
+        raw = np.ascontiguousarray(array).reshape(-1).view(np.uint8)
+        flat.append(raw)
+        described.append(_Array(name, array.dtype.str, array.shape, place, _ANY_CRC))
+        place += -(-len(raw) // _ALIGNMENT) * _ALIGNMENT
+    return flat, described, place
+
+
+def _head(sequence: int, digest: str, size: int, described: list[_Array], length: int = 0) -> bytes:
+    """Everything before the arrays, at least ``length`` bytes."""
+    header = msgspec.json.encode(_Header(sequence, digest, size, tuple(described)))
+    header = header.ljust(length - _START.size)
     header += b" " * (-(_START.size + len(header)) % _ALIGNMENT)
-    return [_START.pack(MAGIC, len(header), zlib.crc32(header)), header, *whole]
+    return _START.pack(MAGIC, len(header), zlib.crc32(header)) + header
 
 
 def _read(path: Path) -> tuple[_Header, dict[str, NDArray[Any]]]:

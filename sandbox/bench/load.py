@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 
+from member_node.scoring_settings import ScoringSettings
 from member_node.service.history import HistoryStore
 from member_node.service.history_feed import HistoryFeed
 from member_node.service.layout import rule_columns
@@ -208,7 +209,9 @@ class Bench:
 
     def core(self) -> ScoringCore:
         """An engine without state."""
-        return ScoringCore(FeatureEngine(self.spec), features=self.features)
+        return ScoringCore(
+            FeatureEngine(self.spec, threads=ScoringSettings().feature_threads), features=self.features
+        )
 
     def surveyor(self) -> Surveyor:
         """Time of day and channel, and nobody to ask."""

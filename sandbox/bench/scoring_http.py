@@ -79,11 +79,11 @@ def plain_app() -> Any:
 
 def node_app(directory: str) -> Any:
     """The member node of a prepared directory with its lists and model in force and its stream open."""
-    from member_node.app import create_app
+    from member_node.__main__ import load
     from member_node.service.lists import EntryDraft
 
     home = Path(directory)
-    app = create_app(load_settings(home))
+    app = load(load_settings(home))
     desk = app.state.desk
     for name, kind, entity, values in listed():
         desk.lists.create(name, kind, entity, reason="bench", author="bench", may_loosen=True)

@@ -72,15 +72,15 @@ class Chains:
         _leave(self._older, self._newer, self._ends, slot)
 
     def state(self, slots: int) -> dict[str, NDArray[Any]]:
-        """Copies of the arrays for slots below ``slots``."""
+        """The arrays for slots below ``slots``: views, good until the next change."""
         index = {f"index_{name}": array for name, array in self._index.state().items()}
         return index | {
-            "heads": self._heads[: self._index.bound].copy(),
-            "after": self.after[: slots * BUCKETS].copy(),
-            "before": self._before[: slots * BUCKETS].copy(),
-            "older": self._older[:slots].copy(),
-            "newer": self._newer[:slots].copy(),
-            "ends": self._ends.copy(),
+            "heads": self._heads[: self._index.bound],
+            "after": self.after[: slots * BUCKETS],
+            "before": self._before[: slots * BUCKETS],
+            "older": self._older[:slots],
+            "newer": self._newer[:slots],
+            "ends": self._ends,
         }
 
     def restore(self, state: dict[str, NDArray[Any]]) -> None:

@@ -157,13 +157,13 @@ class DeviceLinker:
         columns = dict(zip(NUMBERS, numbers, strict=True))
         return DeviceColumns(hash_texts(texts, DEFAULT_KEY), device_id, columns, signs, tuple(refusals))
 
-    def state(self) -> dict[str, NDArray[Any]]:
-        """Copies of all arrays, enough for :meth:`restore`."""
-        arrays = {f"device_{name}": array[: self._bound].copy() for name, array in self._fields.items()}
+    def state(self, copy: bool = True) -> dict[str, NDArray[Any]]:
+        """All arrays, enough for :meth:`restore`; without ``copy`` they are views, good until the next change."""
+        arrays = {f"device_{name}": array[: self._bound] for name, array in self._fields.items()}
         arrays |= {f"chain_{name}": array for name, array in self._chains.state(self._bound).items()}
         arrays["free"] = np.array(self._free, np.int64)
         arrays["counts"] = np.array([self._bound, self._made], np.int64)
-        return arrays
+        return {name: array.copy() for name, array in arrays.items()} if copy else arrays
 
     def restore(self, state: Mapping[str, NDArray[Any]]) -> None:
         """Take over a :meth:`state`; what follows is bit for bit what would have followed there."""

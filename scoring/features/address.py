@@ -1,4 +1,4 @@
-"""Arrays in Numba kernels by address: endless views without an owner, whose references nobody counts.
+"""Arrays in Numba kernels by address: pointers, which are indexed without bounds, owner or wrap-around.
 
 Passing arrays, or tuples of them, from kernel to helper makes Numba copy their headers and count references, which can
 cost ten times the work itself. A kernel given one integer, the address of a table of addresses, reaches all its state
@@ -14,29 +14,16 @@ from __future__ import annotations
 from typing import Any
 
 import numba
-from numba.core import cgutils, types
-from numba.np.arrayobj import make_array, populate_array
+from numba.core import types
 
 
 def view_of(dtype: Any) -> Any:
-    """A Numba function (address) -> endless one-dimensional array of ``dtype`` there."""
+    """A Numba function (address) -> pointer to values of ``dtype`` there."""
+    kind = types.CPointer(dtype)
 
     def typed(context: Any, address: Any) -> Any:
-        kind = types.Array(dtype, 1, "C")
-
         def make(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-            view = make_array(kind)(context, builder)
-            size = context.get_abi_sizeof(context.get_data_type(dtype))
-            length = context.get_constant(types.intp, 1 << 48)
-            populate_array(
-                view,
-                data=builder.inttoptr(arguments[0], view.data.type),
-                shape=cgutils.pack_array(builder, [length]),
-                strides=cgutils.pack_array(builder, [context.get_constant(types.intp, size)]),
-                itemsize=context.get_constant(types.intp, size),
-                meminfo=None,
-            )
-            return view._getvalue()
+            return builder.inttoptr(arguments[0], context.get_value_type(kind))
 
         return kind(types.int64), make
 

@@ -7,7 +7,6 @@ same decisions from event ids and times alone.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from enum import IntEnum
 from typing import Any, TypeVar, cast
 
@@ -15,11 +14,18 @@ import numba
 import numpy as np
 from numpy.typing import NDArray
 
+from scoring.features import frame as batch
+from scoring.features.address import ints, longs, octets
+from scoring.features.frame import Frame
 from scoring.features.index import KeyIndex
+from scoring.features.pending import Part
 from scoring.features.pool import Pool
 
 _NEVER = -(1 << 62)
 _WATERMARK, _SEQUENCE, _HEAD, _TAIL, _UNMATCHED = 0, 1, 2, 3, 4
+# Addresses of what is kept of events, then settings.
+_REC_TIME, _REC_SEQUENCE, _REC_FRAUD, _FOLLOWING, _META, _LATENESS, _HORIZON = range(7)
+_NOTHING = np.empty(0, np.int32)
 _Function = TypeVar("_Function", bound=Callable[..., Any])
 
 
@@ -43,30 +49,6 @@ class Disposition(IntEnum):
         return self.name.lower().replace("_", "-")
 
 
-@dataclass(frozen=True, eq=False)
-class Admitted:
-    """Decisions on a batch of n rows, and the changes of outcome that fall before each of them.
-
-    disposition uint8 [n]; record int32 [n] (slot of the event's record); sequence int64 [n] (place in arrival order,
-    kept by corrections); old_time int64 [n] (the replaced time); fraud bool [n] (outcome already known of a corrected
-    event); watermark int64 [n] (after the row); and per change: row int64, record int32, time int64, sequence int64,
-    fraud bool. ``consumed`` outcomes have been taken.
-    """
-
-    disposition: NDArray[np.uint8]
-    record: NDArray[np.int32]
-    sequence: NDArray[np.int64]
-    old_time: NDArray[np.int64]
-    fraud: NDArray[np.bool_]
-    watermark: NDArray[np.int64]
-    change_row: NDArray[np.int64]
-    change_record: NDArray[np.int32]
-    change_time: NDArray[np.int64]
-    change_sequence: NDArray[np.int64]
-    change_fraud: NDArray[np.bool_]
-    consumed: int
-
-
 class Admission:
     """Remembers events by id for as long as one may be corrected, repeated or given an outcome."""
 
@@ -81,6 +63,10 @@ class Admission:
         self._fraud = Pool((), np.bool_)
         self._following = Pool((), np.int32)
         self._meta = np.array([_NEVER, 0, -1, -1, 0], np.int64)
+        self._table = np.zeros(7, np.int64)
+        self._at = int(self._table.ctypes.data)
+        self._table[_LATENESS], self._table[_HORIZON] = lateness_us, correction_us
+        self._point()
 
     def __len__(self) -> int:
         return len(self._index)
@@ -106,78 +92,26 @@ class Admission:
         pools = (self._time, self._sequence, self._fraud, self._following)
         return self._index.nbytes + sum(pool.nbytes for pool in pools)
 
-    def admit(
-        self,
-        ids: NDArray[np.uint64],
-        time_us: NDArray[np.int64],
-        valid: NDArray[np.bool_],
-        correction: NDArray[np.bool_],
-        outcome_ids: NDArray[np.uint64],
-        outcome_fraud: NDArray[np.bool_],
-        outcome_known_us: NDArray[np.int64],
-    ) -> Admitted:
-        """Decide every row in turn; outcomes (sorted by ``known_us``) apply before the first row at or after them."""
-        record = self._index.resolve(np.where(valid, ids, np.uint64(0)))
-        for pool in (self._time, self._sequence, self._fraud, self._following):
-            pool.grow(self._index.bound)
-        outcome_record = self._index.find(outcome_ids)
-        n, m = len(ids), len(outcome_ids)
-        result = Admitted(
-            np.empty(n, np.uint8),
-            record,
-            np.zeros(n, np.int64),
-            np.zeros(n, np.int64),
-            np.zeros(n, np.bool_),
-            np.zeros(n, np.int64),
-            np.empty(m, np.int64),
-            np.empty(m, np.int32),
-            np.empty(m, np.int64),
-            np.empty(m, np.int64),
-            np.empty(m, np.bool_),
-            0,
-        )
-        consumed, changes = _admit(
-            self._time.array,
-            self._sequence.array,
-            self._fraud.array,
-            self._following.array,
-            self._meta,
-            np.array([self._lateness_us, self._correction_us], np.int64),
-            time_us,
-            valid,
-            correction,
-            outcome_record,
-            outcome_fraud,
-            outcome_known_us,
-            result.disposition,
-            record,
-            result.sequence,
-            result.old_time,
-            result.fraud,
-            result.watermark,
-            result.change_row,
-            result.change_record,
-            result.change_time,
-            result.change_sequence,
-            result.change_fraud,
-        )
-        unused = record[(record >= 0) & (self._time.array[np.maximum(record, 0)] == _NEVER)]
-        if len(unused):
-            self._index.remove(np.unique(unused))
-        return Admitted(
-            result.disposition,
-            record,
-            result.sequence,
-            result.old_time,
-            result.fraud,
-            result.watermark,
-            result.change_row[:changes],
-            result.change_record[:changes],
-            result.change_time[:changes],
-            result.change_sequence[:changes],
-            result.change_fraud[:changes],
-            consumed,
-        )
+    def admit(self, frame: Frame, due: Part) -> int:
+        """Decide every row of the frame in turn; how many outcomes have been taken.
+
+        Outcomes ``due`` (ids, fraud, sorted by the time they became known) apply before the first row at or after
+        them; the frame gets the decisions and the changes of outcome that fall before each row.
+        """
+        bound = self._index.fill(frame.ids_at, frame.record_at, frame.rows, skip_at=frame.refusal_at)
+        if bound > self._room:
+            for pool in (self._time, self._sequence, self._fraud, self._following):
+                pool.grow(bound)
+            self._point()
+        frame.records = bound
+        ids, fraud, known_us = due
+        frame.place_outcomes(self._index.find(ids) if len(ids) else _NOTHING, fraud, known_us)
+        if _admit(self._at, frame.at):
+            record = frame.record[frame.record >= 0]
+            unused = record[self._time.array[record] == _NEVER]
+            if len(unused):
+                self._index.remove(np.unique(unused))
+        return int(frame.block[batch.CONSUMED]) if len(ids) else 0
 
     def foresee(
         self,
@@ -208,14 +142,14 @@ class Admission:
         return len(freed)
 
     def state(self) -> dict[str, NDArray[Any]]:
-        """Copies of all arrays, enough for ``restore``."""
+        """All arrays, enough for ``restore``: views, good until the next change."""
         bound = self.bound
         arrays = {f"index.{name}": array for name, array in self._index.state().items()}
-        arrays["time"] = self._time.array[:bound].copy()
-        arrays["sequence"] = self._sequence.array[:bound].copy()
-        arrays["fraud"] = self._fraud.array[:bound].copy()
-        arrays["following"] = self._following.array[:bound].copy()
-        arrays["meta"] = self._meta.copy()
+        arrays["time"] = self._time.array[:bound]
+        arrays["sequence"] = self._sequence.array[:bound]
+        arrays["fraud"] = self._fraud.array[:bound]
+        arrays["following"] = self._following.array[:bound]
+        arrays["meta"] = self._meta
         return arrays
 
     def restore(self, arrays: dict[str, NDArray[Any]]) -> None:
@@ -227,6 +161,14 @@ class Admission:
         self._fraud = Pool.of(arrays["fraud"])
         self._following = Pool.of(arrays["following"])
         self._meta = arrays["meta"].copy()
+        self._point()
+
+    def _point(self) -> None:
+        """Renew the addresses after any of the arrays may have moved."""
+        pools = (self._time, self._sequence, self._fraud, self._following)
+        self._table[: len(pools)] = [pool.address for pool in pools]
+        self._table[_META] = self._meta.ctypes.data
+        self._room = min(len(pool) for pool in pools)
 
 
 @_compiled
@@ -266,49 +208,54 @@ def _foresee(
 
 
 @_compiled
-def _admit(
-    rec_time: NDArray[np.int64],
-    rec_sequence: NDArray[np.int64],
-    rec_fraud: NDArray[np.bool_],
-    following: NDArray[np.int32],
-    meta: NDArray[np.int64],
-    spans: NDArray[np.int64],
-    time_us: NDArray[np.int64],
-    valid: NDArray[np.bool_],
-    correction: NDArray[np.bool_],
-    outcome_record: NDArray[np.int32],
-    outcome_fraud: NDArray[np.bool_],
-    outcome_known: NDArray[np.int64],
-    disposition: NDArray[np.uint8],
-    record: NDArray[np.int32],
-    sequence: NDArray[np.int64],
-    old_time: NDArray[np.int64],
-    fraud: NDArray[np.bool_],
-    watermark_after: NDArray[np.int64],
-    change_row: NDArray[np.int64],
-    change_record: NDArray[np.int32],
-    change_time: NDArray[np.int64],
-    change_sequence: NDArray[np.int64],
-    change_fraud: NDArray[np.bool_],
-) -> tuple[int, int]:
-    lateness, horizon = spans[0], spans[1]
+def _admit(at: int, frame_at: int) -> bool:
+    """Decide the rows of a frame; whether any was refused that had got a record."""
+    own = longs(at)
+    rec_time = longs(own[_REC_TIME])
+    rec_sequence = longs(own[_REC_SEQUENCE])
+    rec_fraud = octets(own[_REC_FRAUD])
+    following = ints(own[_FOLLOWING])
+    meta = longs(own[_META])
+    frame = longs(frame_at)
+    time_us = longs(frame[batch.TIME])
+    refusal = octets(frame[batch.REFUSAL])
+    correction = octets(frame[batch.CORRECTION])
+    disposition = octets(frame[batch.DISPOSITION])
+    record = ints(frame[batch.RECORD])
+    sequence = longs(frame[batch.SEQUENCE])
+    old_time = longs(frame[batch.OLD_TIME])
+    fraud = octets(frame[batch.FRAUD])
+    watermark_after = longs(frame[batch.WATERMARK])
+    change_row = longs(frame[batch.CHANGE_ROW])
+    change_record = ints(frame[batch.CHANGE_RECORD])
+    change_time = longs(frame[batch.CHANGE_TIME])
+    change_sequence = longs(frame[batch.CHANGE_SEQUENCE])
+    change_fraud = octets(frame[batch.CHANGE_FRAUD])
+    outcomes = frame[batch.OUTCOMES]
+    outcome_record = ints(frame[batch.OUTCOME_RECORD])
+    outcome_fraud = octets(frame[batch.OUTCOME_FRAUD])
+    outcome_known = longs(frame[batch.OUTCOME_KNOWN])
     consumed = 0
     changes = 0
-    for i in range(len(time_us)):
+    unused = False
+    for i in range(frame[batch.ROWS]):
         watermark = meta[_WATERMARK]
         watermark_after[i] = watermark
+        sequence[i] = 0
+        old_time[i] = 0
+        fraud[i] = 0
         t = time_us[i]
         r = record[i]
-        if not valid[i]:
+        if refusal[i] != 0 or r < 0:  # without a record only when the row was refused
             disposition[i] = 6
             continue
-        decided = _decided(t, correction[i], rec_time[r], watermark, lateness, horizon)
+        decided = _decided(t, correction[i] != 0, rec_time[r], watermark, own[_LATENESS], own[_HORIZON])
         disposition[i] = decided
         if decided > 1:
+            unused = unused or decided != 2
             continue
-        known = decided == 1
         reached = max(watermark, t)
-        while consumed < len(outcome_known) and outcome_known[consumed] <= reached:
+        while consumed < outcomes and outcome_known[consumed] <= reached:
             target = outcome_record[consumed]
             if target < 0 or rec_time[target] == _NEVER:
                 meta[_UNMATCHED] += 1
@@ -321,7 +268,7 @@ def _admit(
                 change_fraud[changes] = outcome_fraud[consumed]
                 changes += 1
             consumed += 1
-        if known:
+        if decided == 1:
             old_time[i] = rec_time[r]
             fraud[i] = rec_fraud[r]
         else:
@@ -333,13 +280,15 @@ def _admit(
                     meta[_HEAD] = r
                 meta[_TAIL] = r
             rec_sequence[r] = meta[_SEQUENCE]
-            rec_fraud[r] = False
+            rec_fraud[r] = 0
             meta[_SEQUENCE] += 1
         rec_time[r] = t
         sequence[i] = rec_sequence[r]
         meta[_WATERMARK] = reached
         watermark_after[i] = reached
-    return consumed, changes
+    frame[batch.CHANGES] = changes
+    frame[batch.CONSUMED] = consumed
+    return unused
 
 
 @_compiled

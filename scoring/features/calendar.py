@@ -22,6 +22,11 @@ from scoring.schema import MAX_TIME_US
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _CHANGES = int(np.iinfo(np.int64).min)  # stands for an hour whose offset is not one
 _BLOCK = 64  # hours whose offsets are looked up together
+_Hours = tuple[int, NDArray[np.int64]]  # the first of some hours in a row, and the offset in each
+_NO_HOURS: _Hours = (0, np.empty(0, np.int64))
+_latest: dict[
+    str, _Hours
+] = {}  # of each zone, where the batch before was: most often the next one is there too
 _HOUR, _NIGHT, _WEEKEND = (
     list(Calendar).index(part) for part in (Calendar.HOUR, Calendar.NIGHT, Calendar.WEEKEND)
 )
@@ -40,25 +45,30 @@ def local_times(clock: Clock, time_us: NDArray[np.int64]) -> NDArray[np.int64]:
     """Microseconds of local time since 1970 on the wall's clock, int64 [n]."""
     if not clock.zone:
         return time_us + clock.utc_offset_us
-    if not len(time_us):
-        return time_us.copy()
-    first, last = (hour // _BLOCK for hour in _hour_range(time_us))
-    if (last - first + 1) * _BLOCK <= max(len(time_us), 2 * _BLOCK):
-        blocks = [_block_offsets(clock.zone, block) for block in range(first, last + 1)]
-        local, changes = _shifted(
-            time_us, first * _BLOCK, blocks[0] if len(blocks) == 1 else np.concatenate(blocks)
-        )
-    else:  # scattered over years
-        times = np.clip(time_us, 0, MAX_TIME_US)
-        hours, place = np.unique(times // HOUR_US, return_inverse=True)
-        offsets = np.array([_hour_offset(clock.zone, hour) for hour in hours.tolist()], np.int64)[place]
-        local = np.where(offsets == _CHANGES, _CHANGES, times + offsets)
-        changes = int(np.count_nonzero(offsets == _CHANGES))
+    first_hour, offsets = _latest.get(clock.zone, _NO_HOURS)
+    local, changes = _shifted(time_us, first_hour, offsets)
+    if changes < 0:  # not all in the hours of the batch before
+        local, changes = _local_anew(clock.zone, time_us)
     if changes:
         for row in np.flatnonzero(local == _CHANGES).tolist():
             time = min(max(int(time_us[row]), 0), MAX_TIME_US)
             local[row] = time + _offset(clock.zone, time)
     return local
+
+
+def _local_anew(zone: str, time_us: NDArray[np.int64]) -> tuple[NDArray[np.int64], int]:
+    """See :func:`_shifted`; where the hours lie close together their offsets are kept for the next batch."""
+    first, last = (hour // _BLOCK for hour in _hour_range(time_us))
+    if (last - first + 1) * _BLOCK <= max(len(time_us), 2 * _BLOCK):
+        blocks = [_block_offsets(zone, block) for block in range(first, last + 1)]
+        hours = first * _BLOCK, blocks[0] if len(blocks) == 1 else np.concatenate(blocks)
+        _latest[zone] = hours
+        return _shifted(time_us, *hours)
+    times = np.clip(time_us, 0, MAX_TIME_US)  # scattered over years
+    hours_of, place = np.unique(times // HOUR_US, return_inverse=True)
+    offsets = np.array([_hour_offset(zone, hour) for hour in hours_of.tolist()], np.int64)[place]
+    local = np.where(offsets == _CHANGES, _CHANGES, times + offsets)
+    return local, int(np.count_nonzero(offsets == _CHANGES))
 
 
 @compiled
@@ -97,12 +107,18 @@ def _hour_range(time_us: NDArray[np.int64]) -> tuple[int, int]:
 def _shifted(
     time_us: NDArray[np.int64], first_hour: int, offsets: NDArray[np.int64]
 ) -> tuple[NDArray[np.int64], int]:
-    """Local times by the offset of each hour from ``first_hour`` on; how many have none (``_CHANGES`` stands there)."""
+    """Local times by the offset of each hour from ``first_hour`` on; how many have none (``_CHANGES`` stands there).
+
+    -1: some of the hours are not among those.
+    """
     local = np.empty(len(time_us), np.int64)
     changes = 0
     for row in range(len(time_us)):
         time = min(max(time_us[row], 0), MAX_TIME_US)
-        offset = offsets[time // HOUR_US - first_hour]
+        hour = time // HOUR_US - first_hour
+        if not 0 <= hour < len(offsets):
+            return local, -1
+        offset = offsets[hour]
         if offset == _CHANGES:
             local[row] = _CHANGES
             changes += 1

@@ -20,7 +20,9 @@ class Derivations:
 
     def __init__(self, spec: FeatureSpec) -> None:
         places = {name: place for place, name in enumerate(spec.names)}
-        self._steps: list[tuple[int, int, int, int, float, str | None]] = []
+        steps: list[tuple[int, int, int, int, int]] = []
+        empty: list[float] = []
+        numbers: dict[str, int] = {"amount": 0}
         for place in evaluation_order(spec):
             feature = spec.features[place]
             assert isinstance(feature, DerivedFeature)
@@ -29,40 +31,46 @@ class Derivations:
                 mean = spec.features[places[feature.first]]
                 assert isinstance(mean, WindowFeature)
                 value = mean.value
+            number = numbers.setdefault(value or "amount", len(numbers))
             kind = _KINDS.index(feature.derivation)
-            first, second = places[feature.first], places[feature.second]
-            self._steps.append((place, first, second, kind, feature.empty, value))
+            steps.append((place, places[feature.first], places[feature.second], kind, number))
+            empty.append(feature.empty)
+        self._numbers = tuple(numbers)
+        self._steps = np.array(steps, np.int64).reshape(-1, 5)
+        self._empty = np.array(empty, np.float64)
 
     def fill(self, batch: TransactionBatch, values: NDArray[np.float64], applied: NDArray[np.bool_]) -> None:
         """Write the derived columns of ``values`` float64 [n, f]; rows not in ``applied`` bool [n] become NaN."""
-        for place, first, second, kind, empty, value in self._steps:
-            number = batch.amount if value is None else number_column(batch, value)
-            _derive(values, applied, number, place, first, second, kind, empty)
+        if not len(self._steps):
+            return
+        numbers = np.empty((len(self._numbers), len(batch)))
+        for place, name in enumerate(self._numbers):
+            numbers[place] = number_column(batch, name)
+        _derive(values, applied, numbers, self._steps, self._empty)
 
 
 @compiled
 def _derive(
     values: NDArray[np.float64],
     applied: NDArray[np.bool_],
-    number: NDArray[np.float64],
-    place: int,
-    first: int,
-    second: int,
-    kind: int,
-    empty: float,
+    numbers: NDArray[np.float64],
+    steps: NDArray[np.int64],
+    empty: NDArray[np.float64],
 ) -> None:
     for row in range(len(values)):
-        if not applied[row]:
-            values[row, place] = np.nan
-            continue
-        one, other = values[row, first], values[row, second]
-        if kind == _DIFFERENCE:
-            result = one - other
-        else:
-            if kind == _ZSCORE:
-                # where all values are equal their spread is rounding, no measure of anything
-                if not other > _NOISE * abs(one):
-                    other = 0.0
-                one = number[row] - one
-            result = np.nan if other == 0 else one / other
-        values[row, place] = result if np.isfinite(result) else empty
+        for step in range(len(steps)):
+            place, first, second, kind, number = steps[step]
+            if not applied[row]:
+                values[row, place] = np.nan
+                continue
+            one, other = values[row, first], values[row, second]
+            if kind == _DIFFERENCE:
+                result = one - other
+            else:
+                if kind == _ZSCORE:
+                    # where all values are equal their spread is rounding, no measure of anything
+                    if not other > _NOISE * abs(one):
+                        other = 0.0
+                    one = numbers[number, row] - one
+                result = np.nan if other == 0 else one / other
+            values[row, place] = result if np.isfinite(result) else empty[step]

@@ -17,7 +17,9 @@ per entity kind and width of pane.
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
 
@@ -25,26 +27,31 @@ import numpy as np
 from numpy.typing import NDArray
 
 from scoring.features.admission import Admission, Disposition
-from scoring.features.columns import category_column, entity_column, number_column
+from scoring.features.columns import entity_column
 from scoring.features.derived import Derivations
+from scoring.features.frame import Frame
 from scoring.features.immediate import Immediate
+from scoring.features.index import owners
 from scoring.features.panes import EntityPanes
 from scoring.features.pending import NOTHING_PENDING, Part, PendingOutcomes
 from scoring.features.spec import FeatureSpec, WindowFeature, checked
 from scoring.features.windows import FRAUD, EntityWindows
-from scoring.schema import OutcomeBatch, TransactionBatch, entity_keys, validate
+from scoring.row_codes import validate
+from scoring.schema import OutcomeBatch, TransactionBatch, entity_keys
 
 _LAST_APPLIED = np.uint8(Disposition.CORRECTED)
 # After so many events' share, for a sweep costs a single event more than what it looks at.
 _SWEEP_LEAST = 128
 _SWEEP_FLOOR = 64
-_LAYOUT = 2  # of the arrays of a state: goes up when they are arranged in another way
+# Fewer rows are not worth waking a thread.
+_SHARED_ROWS = 512
+STATE_LAYOUT = 2  # of the arrays of a state: goes up when they are arranged in another way
 
 
 @dataclass(frozen=True, eq=False)
 class FeatureMatrix:
     """``values`` float64 [n, f] under ``names``; ``disposition`` uint8 [n] of ``Disposition``; ``refusal`` uint8 [n] of
-    ``scoring.schema.RowCode`` (non-zero only where the disposition is REFUSED_INVALID)."""
+    ``scoring.row_codes.RowCode`` (non-zero only where the disposition is REFUSED_INVALID)."""
 
     names: tuple[str, ...]
     values: NDArray[np.float64]
@@ -89,9 +96,17 @@ class EngineSize:
 
 def shard_of(keys: NDArray[np.uint64], shards: int) -> NDArray[np.int64]:
     """The shard 0..shards-1 that owns each entity, int64 [n]; a missing entity (0) belongs to shard 0."""
-    mixed = (keys ^ (keys >> np.uint64(33))) * np.uint64(0xFF51AFD7ED558CCD)
-    owner = ((mixed ^ (mixed >> np.uint64(29))) >> np.uint64(3)) % np.uint64(shards)
-    return np.where(keys == 0, 0, owner.astype(np.int64))
+    return owners(keys, shards)
+
+
+def _work_off(waiting: deque[EntityWindows | EntityPanes], frame: Frame) -> None:
+    """Apply the frame's batch to one table after the other until none is left."""
+    while True:
+        try:
+            table = waiting.popleft()
+        except IndexError:
+            return
+        table.advance(frame)
 
 
 def join_shards(matrices: list[FeatureMatrix], spec: FeatureSpec, batch: TransactionBatch) -> FeatureMatrix:
@@ -127,8 +142,12 @@ class FeatureEngine:
         correction_us: int | None = None,
         shard: int = 0,
         shards: int = 1,
+        threads: int = 1,
     ) -> None:
-        """Times default to the spec's. Raises SpecError for an unusable spec, ValueError for an impossible shard."""
+        """Times default to the spec's. ``threads``: how many may work at a batch; what comes out is the same.
+
+        Raises SpecError for an unusable spec, ValueError for an impossible shard.
+        """
         if not 0 <= shard < shards:
             raise ValueError(f"shard {shard} of {shards} does not exist")
         lateness = spec.lateness_us if lateness_us is None else lateness_us
@@ -141,14 +160,22 @@ class FeatureEngine:
         self._names = spec.names
         self._immediate = Immediate(self.spec, self._bits)
         self._derivations = Derivations(spec)
-        tables = self._tables.values()
-        # What tables read of a batch, each once.
-        self._numbers = tuple(
-            dict.fromkeys(name for table in tables for name in table.value_columns if name != FRAUD)
+        tables = tuple(self._tables.values())
+        self._frame = Frame(
+            [name for table in tables for name in table.value_columns if name != FRAUD]
+            + self._immediate.numbers,
+            [name for table in tables for name in (table.entity, *table.told_entities)]
+            + self._immediate.categories,
+            len(self._names),
+            shard=shard,
+            shards=shards,
         )
-        self._categories = tuple(
-            dict.fromkeys(name for table in tables for name in (table.entity, *table.told_entities))
-        )
+        for part in (self._immediate, *tables):
+            part.bind(self._frame)
+        # The dearest first, so that those who share the work end together.
+        self._dearest = sorted(tables, key=lambda table: -len(table.columns))
+        # Its threads end with the engine: the pool holds no reference to it.
+        self._others = ThreadPoolExecutor(threads - 1, "features") if threads > 1 else None
         self._owed = 0  # entities to be looked at for something to free
         outcomes = max(
             (table.retention_us for table in self._tables.values() if table.has_outcomes), default=0
@@ -177,42 +204,37 @@ class FeatureEngine:
         ``filters``: a boolean column [n] for every filter name that the spec uses and does not define.
         Raises SchemaError when a column the spec needs is missing; then nothing has changed.
         """
-        values = np.full((len(batch), len(self._names)), np.nan)
-        flags = self._immediate.fill(batch, filters or {}, values)
-        numbers = {name: number_column(batch, name) for name in self._numbers}
-        refusal = validate(batch)
-        valid = refusal == 0
+        frame = self._frame
+        frame.read(batch)
+        self._immediate.fill(batch, filters or {}, frame)
         if outcomes is not None and len(outcomes):
             self._pending.add(entity_keys(outcomes.event_id, column="event_id"), outcomes)
-        times = batch.time_us
-        due = self._due(times, valid)
-        correction = batch.correction if batch.correction is not None else np.zeros(len(batch), np.bool_)
-        ids = entity_keys(batch.event_id, column="event_id")
-        admitted = self._admission.admit(ids, times, valid, correction, *due)
-        if admitted.consumed:
-            self._pending.drop(admitted.consumed)
-        keys = {name: category_column(batch, name) for name in self._categories}
-        for table in self._tables.values():
-            own = keys[table.entity]
-            table.advance(
-                own,
-                None if self._shards == 1 else shard_of(own, self._shards) == self._shard,
-                times,
-                numbers,
-                keys,
-                flags,
-                admitted,
-                self._admission.bound,
-                values,
-            )
+        due = self._due(batch.time_us, frame.refusal) if len(self._pending) else NOTHING_PENDING
+        consumed = self._admission.admit(frame, due)
+        if consumed:
+            self._pending.drop(consumed)
+        self._advance(frame)
         self._owed += 2 * len(batch)
         if self._owed >= _SWEEP_LEAST:
             self._tidy(self._owed + _SWEEP_FLOOR)
             self._owed = 0
-        matrix = FeatureMatrix(self._names, values, admitted.disposition, refusal)
+        matrix = FeatureMatrix(self._names, frame.release(), frame.disposition, frame.refusal)
         if self._shards == 1:  # one of several lacks what others own: join_shards does it
-            self._derivations.fill(batch, values, matrix.applied)
+            self._derivations.fill(batch, matrix.values, matrix.applied)
         return matrix
+
+    def _advance(self, frame: Frame) -> None:
+        """Have every table apply the batch. They share nothing that they change, and each writes columns of its own."""
+        waiting = deque(self._dearest)
+        if self._others is None or frame.rows < _SHARED_ROWS:
+            _work_off(waiting, frame)
+            return
+        helping = self._others.submit(_work_off, waiting, frame)
+        try:
+            _work_off(waiting, frame)
+        finally:
+            if not helping.cancel():  # the processors may have had better to do than to begin it
+                helping.result()
 
     def foresee(self, batch: TransactionBatch) -> NDArray[np.uint8]:
         """The dispositions uint8 [n] that :meth:`update` would give a batch now; nothing changes.
@@ -247,15 +269,18 @@ class FeatureEngine:
             nbytes=self._admission.nbytes + sum(table.nbytes for table in self._tables.values()),
         )
 
-    def state(self) -> dict[str, NDArray[Any]]:
-        """Copies of all state as plain arrays, for a snapshot; ``restore`` continues bit-identically."""
+    def state(self, copy: bool = True) -> dict[str, NDArray[Any]]:
+        """All state as plain arrays, for a snapshot; ``restore`` continues bit-identically.
+
+        Without ``copy`` they are views, good until the next change.
+        """
         arrays = {f"admission/{name}": array for name, array in self._admission.state().items()}
         arrays |= {f"pending/{name}": array for name, array in self._pending.state().items()}
         for part, table in self._tables.items():
             arrays |= {f"{part}/{name}": array for name, array in table.state().items()}
         arrays["owed"] = np.array([self._owed], np.int64)
-        arrays["digest"] = np.frombuffer(self._digest().encode(), np.uint8).copy()
-        return arrays
+        arrays["digest"] = np.frombuffer(self._digest().encode(), np.uint8)
+        return {name: array.copy() for name, array in arrays.items()} if copy else arrays
 
     def restore(self, arrays: Mapping[str, NDArray[Any]]) -> None:
         """Take over the state of an engine with the same spec and shard. Raises ValueError for another one's."""
@@ -273,7 +298,7 @@ class FeatureEngine:
             table.restore(parts[part])
 
     def _digest(self) -> str:
-        return f"{self.spec.digest}/{self._shard}/{self._shards}/{_LAYOUT}"
+        return f"{self.spec.digest}/{self._shard}/{self._shards}/{STATE_LAYOUT}"
 
     def _tidy(self, budget: int) -> None:
         watermark = self.watermark_us
@@ -301,9 +326,8 @@ class FeatureEngine:
                 tables[entity] = EntityWindows(features, places, self._bits, lateness_us)
         return tables
 
-    def _due(self, time_us: NDArray[np.int64], valid: NDArray[np.bool_]) -> Part:
+    def _due(self, time_us: NDArray[np.int64], refusal: NDArray[np.uint8]) -> Part:
         """The outcomes that may become visible within a batch."""
-        if not len(self._pending):
-            return NOTHING_PENDING
+        valid = refusal == 0
         reach = int(time_us[valid].max()) if valid.any() else None
         return self._pending.due(self.watermark_us, reach)

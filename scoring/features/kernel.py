@@ -125,7 +125,7 @@ SKETCH_FROM = 512  # events from which an inner node keeps registers and lists
     FEATURE_EMPTY,
     COUNT_LOGS,  # [SCAN + 1] c log c in units of 1 / LOG_UNIT, whole: sums do not depend on their order
 ) = range(8, 48)
-# ... the batch (see admission.Admitted) ...
+# ... the batch (see ``scoring.features.frame``; values and keys by row) ...
 (
     ROW_ENTITY,  # slot of the entity, or MISSING_ENTITY, FOREIGN_ENTITY
     ROW_TIME,
@@ -2794,6 +2794,8 @@ def advance(at: int, begin: int, change: int) -> tuple[int, int, int]:
                 )
             change += 1
         _fetch_ahead(at, i, scalars[ROWS])
+        if row_entity[i] >= 0 and entity_root[row_entity[i]] == -2:
+            entity_root[row_entity[i]] = -1  # a swept slot has a new owner
         if row_disposition[i] > 1:
             continue
         record = row_record[i]

@@ -79,7 +79,7 @@ from scoring.features.prefetch import prefetch
     FEATURE_EMPTY,
     FEATURE_MOMENT,
 ) = range(20, 43)
-# ... the batch (see admission.Admitted) ...
+# ... the batch (see ``scoring.features.frame``; values and keys by row) ...
 (
     BATCH_ENTITY,
     BATCH_TIME,
@@ -95,12 +95,24 @@ from scoring.features.prefetch import prefetch
     CHANGE_ROW,
     CHANGE_RECORD,
     CHANGE_TIME,
+    CHANGE_SEQUENCE,
     CHANGE_FRAUD,
     OUT,
-) = range(43, 59)
+) = range(43, 60)
 # ... and room to work in.
-STATE, TEMPORARY, SEEN_KEY, SEEN_MARK, COUNTS, MERGED, ESTIMATES, ESTIMATE_AT, SCALARS = range(59, 68)
-TABLE = 68
+(
+    STATE,
+    TEMPORARY,
+    SEEN_KEY,
+    SEEN_MARK,
+    COUNTS,
+    MERGED,
+    ESTIMATES,
+    ESTIMATE_AT,
+    PANE_AHEAD,  # int32 [AHEAD]: how far the panes of rows to come have been asked for
+    SCALARS,
+) = range(60, 70)
+TABLE = 70
 
 # META: tops of the pools, heads of the lists of free places, of parts to be taken apart, and where the sweep stands
 FEW_TOP, EVENT_TOP, ROW_TOP, CHUNK_TOP, SKETCH_TOP = range(5)
@@ -146,7 +158,7 @@ DONE, MORE_ROOM, ESTIMATE = range(3)
 ) = range(15)
 MISSING_ENTITY, FOREIGN_ENTITY = -1, -2
 _TOKENS = (1 << 30) - 1  # of arrival numbers: what tells events of one record apart
-_AHEAD = 8
+AHEAD = 8  # rows looked ahead
 _NOISE = 1e-12  # a spread this much smaller than the mean is rounding
 
 _Function = TypeVar("_Function", bound=Callable[..., Any])
@@ -209,6 +221,16 @@ def _clear(into: int) -> None:
 
 
 @_compiled
+def _power(x: float, p: int) -> float:
+    """``x ** p`` for ``p`` > 1, in the same order of multiplication, without a loop for the usual ones."""
+    if p == 2:
+        return x * x
+    if p == 3:
+        return x * (x * x)
+    return x**p
+
+
+@_compiled
 def _merge(into: int, source: int, order: int, extremes: int) -> None:
     """Merge one state into another: Pebay (2008), equation 2.1, for central moments of any order."""
     a = floats(into)
@@ -237,7 +259,7 @@ def _merge(into: int, source: int, order: int, extremes: int) -> None:
                 right_power *= right
                 total += choose * (left_power * a[M2_AT + p - k - 2] + right_power * b[M2_AT + p - k - 2])
             # what the two means alone contribute: every event at its mean
-            total += count_a * left**p + count_b * right**p
+            total += count_a * _power(left, p) + count_b * _power(right, p)
             a[M2_AT + p - 2] = total
     a[N] = count
     a[FRAUDS] += b[FRAUDS]
@@ -1322,19 +1344,42 @@ def _query(at: int, i: int, entity: int, horizon: int) -> None:
 
 @_compiled
 def _look_ahead(at: int, i: int) -> None:
-    """Ask for the memory of rows to come: an entity first, then its run."""
+    """Ask for the memory of rows to come: an entity first, then its run, then one busy pane after the other.
+
+    Panes are a list: each is found in the one before it, so every row to come is a step further than at the last call.
+    """
     entities = _i4(at, BATCH_ENTITY)
     rows = _scalar(at, ROWS)
-    if i + 2 * _AHEAD < rows and entities[i + 2 * _AHEAD] >= 0:
-        prefetch(_entity_at(at, entities[i + 2 * _AHEAD]))
-    if i + _AHEAD < rows and entities[i + _AHEAD] >= 0:
-        own = ints(_entity_at(at, entities[i + _AHEAD]))
+    pane = _i4(at, PANE_AHEAD)
+    if i + 2 * AHEAD < rows and entities[i + 2 * AHEAD] >= 0:
+        prefetch(_entity_at(at, entities[i + 2 * AHEAD]))
+    pane[(i + AHEAD) % AHEAD] = -1
+    for ahead in range(1, AHEAD):
+        row = pane[(i + ahead) % AHEAD]
+        if row >= 0:
+            row = _i4(at, ROW)[5 * row]
+            pane[(i + ahead) % AHEAD] = row
+            if row >= 0:
+                _fetch_pane(at, row)
+    if i + AHEAD < rows and entities[i + AHEAD] >= 0:
+        own = ints(_entity_at(at, entities[i + AHEAD]))
         if own[START] >= 0:
             here = _few_at(at, own[START])
             for line in range(min(8, 1 + own[LENGTH] * _scalar(at, FEW_WIDTH) // 8)):
                 prefetch(here + 64 * line)
         if own[BUSY] >= 0:
-            prefetch(longs(at)[ROW] + 20 * own[BUSY])
+            pane[(i + AHEAD) % AHEAD] = own[BUSY]
+            _fetch_pane(at, own[BUSY])
+
+
+@_compiled
+def _fetch_pane(at: int, row: int) -> None:
+    """Ask for a busy pane's row."""
+    prefetch(longs(at)[ROW] + 20 * row)
+    prefetch(longs(at)[ROW_COUNT] + 4 * row * _scalar(at, COUNT_WIDTH))
+    here = longs(at)[ROW_FLOAT] + 8 * row * _scalar(at, FLOAT_WIDTH)
+    prefetch(here)
+    prefetch(here + 8 * (_scalar(at, FLOAT_WIDTH) - 1))
 
 
 @_entry
@@ -1347,6 +1392,8 @@ def advance(at: int, begin: int, change: int) -> tuple[int, int, int]:
     scalars = _i8(at, SCALARS)
     meta = _i8(at, META)
     tellings = scalars[TELLINGS]
+    for ahead in range(AHEAD):
+        _i4(at, PANE_AHEAD)[ahead] = -1
     for i in range(begin, scalars[ROWS]):
         entity = _i4(at, BATCH_ENTITY)[i]
         if (
@@ -1360,6 +1407,8 @@ def advance(at: int, begin: int, change: int) -> tuple[int, int, int]:
         if scalars[WAITING] + scalars[DISTINCTS] > ESTIMATE_ROOM:
             return i, change, ESTIMATE
         _look_ahead(at, i)
+        if entity >= 0 and ints(_entity_at(at, entity))[START] == -2:
+            ints(_entity_at(at, entity))[START] = -1  # a swept slot has a new owner
         applied = _u1(at, BATCH_DISPOSITION)[i] <= 1
         if applied and entity >= 0 and tellings and not _convert(at, entity):
             return i, change, MORE_ROOM

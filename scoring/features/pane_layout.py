@@ -105,12 +105,10 @@ class PaneLayout:
         """Features that may need an estimate."""
         return sum(feature.aggregation is Aggregation.DISTINCT for feature, _ in self._features)
 
-    def own_flags(self, flags: NDArray[np.int64], fraud: NDArray[np.bool_]) -> NDArray[np.int32]:
-        """The engine's flags int64 [n] narrowed to the filters used here, with the outcome, int32 [n]."""
-        own = np.ones(len(flags), np.int32)
-        for outer, bit in self._outer:
-            own |= ((flags >> outer) & 1).astype(np.int32) << bit
-        return own | (fraud.astype(np.int32) << kernel.FRAUD_BIT)
+    @property
+    def narrowed(self) -> list[tuple[int, int]]:
+        """The engine's flag bit of each filter used here, and the bit it has here."""
+        return list(self._outer)
 
     def plan(self) -> dict[int, NDArray[Any]]:
         """The arrays of ``pane_kernel``'s plan, by entry."""

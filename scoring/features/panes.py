@@ -35,10 +35,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from scoring.features import pane_kernel as kernel
-from scoring.features.admission import Admitted
+from scoring.features.frame import NO_NUMBER, TIME_NUMBER, Frame
 from scoring.features.index import KeyIndex, grow
+from scoring.features.intake import Intake
 from scoring.features.pane_layout import TIME, PaneLayout
-from scoring.features.pane_rows import place_admitted, place_rows, renew
 from scoring.features.spec import WindowFeature
 from scoring.features.windows import FRAUD
 
@@ -142,6 +142,14 @@ class EntityPanes:
         self._at = int(self._table.ctypes.data)
         for entry, array in [*self._plan.items(), *self._room.items(), (kernel.SCALARS, self._scalars)]:
             self._table[entry] = array.ctypes.data
+        self._intake = Intake(
+            self._index,
+            self._table,
+            self._scalars,
+            first=kernel.BATCH_ENTITY,
+            lengths=(kernel.ROWS, kernel.CHANGES, kernel.COLUMNS),
+        )
+        self._intake.narrow(layout.narrowed, kernel.FRAUD_BIT)
         self._point()
 
     @property
@@ -178,54 +186,25 @@ class EntityPanes:
     def nbytes(self) -> int:
         return self._index.nbytes + sum(array.nbytes for array in self._pool.values())
 
-    def advance(
-        self,
-        keys: NDArray[np.uint64],
-        owned: NDArray[np.bool_] | None,
-        time_us: NDArray[np.int64],
-        values: Mapping[str, NDArray[np.float64]],
-        told: Mapping[str, NDArray[np.uint64]],
-        flags: NDArray[np.int64],
-        admitted: Admitted,
-        records: int,
-        out: NDArray[np.float64],
-    ) -> None:
-        """Apply a batch; ``records`` bounds the event records; features go to their columns of ``out``."""
-        entity = self._index.resolve(keys if owned is None else np.where(owned, keys, np.uint64(0)))
-        if owned is not None:
-            entity[~owned] = kernel.FOREIGN_ENTITY
-        self._open(entity, records)
-        numbers = [time_us if name == TIME else values[name] for name in self._layout.values]
-        categories = [told[name] for name in self._layout.tellers]
-        # These live until the kernel has returned: it knows them by their addresses only.
-        times = np.ascontiguousarray(time_us)
-        value = _matrix(numbers, len(keys), np.float64)
-        own_flags = self._layout.own_flags(flags, admitted.fraud)
-        key = _matrix(categories, len(keys), np.uint64)
-        place_rows(self._table, entity, times, value, own_flags, key, out)
-        place_admitted(
-            self._table,
-            admitted.disposition,
-            admitted.record,
-            admitted.sequence,
-            admitted.old_time,
-            admitted.watermark,
-            admitted.change_row,
-            admitted.change_record,
-            admitted.change_time,
-            admitted.change_fraud,
-        )
-        self._scalars[kernel.ROWS] = len(keys)
-        self._scalars[kernel.CHANGES] = len(admitted.change_row)
-        self._scalars[kernel.COLUMNS] = out.shape[1]
-        row, change, state = kernel.advance(self._address, 0, 0)
+    def bind(self, frame: Frame) -> None:
+        """Say whose batches are to come; once, before the first."""
+        places = {TIME: TIME_NUMBER, FRAUD: NO_NUMBER}
+        self._intake.bind(frame, self.entity, tuple(self._layout.values), self.told_entities, places)
+
+    def advance(self, frame: Frame) -> None:
+        """Apply the frame's batch; features go to their columns of its matrix."""
+        bound = self._intake.read(frame)
+        if bound > self._entities or frame.records > self._records:
+            self._open(bound, frame.records)
+        row, change, state = kernel.advance(self._at, 0, 0)
         while state != kernel.DONE:
             if state == kernel.MORE_ROOM:
                 self._make_room()
             else:
-                self._estimate(out)
-            row, change, state = kernel.advance(self._address, row, change)
-        self._estimate(out)
+                self._estimate(frame.values)
+            row, change, state = kernel.advance(self._at, row, change)
+        if self._layout.distincts:
+            self._estimate(frame.values)
 
     def sweep(self, watermark_us: int, budget: int) -> int:
         """Free what can matter no more of some entities, in turn; how many were freed whole."""
@@ -236,12 +215,12 @@ class EntityPanes:
         return self._sweep(watermark_us, self._index.bound)
 
     def state(self) -> dict[str, NDArray[Any]]:
-        """Copies of the used parts of all arrays, enough for ``restore``."""
+        """The used parts of all arrays, enough for ``restore``: views, good until the next change."""
         arrays = {f"index.{name}": array for name, array in self._index.state().items()}
         meta = self._pool[kernel.META]
         for entry, name in _NAMES.items():
             array = self._pool[entry]
-            arrays[name] = array[: meta[_TOPS[entry]] if entry in _TOPS else len(array)].copy()
+            arrays[name] = array[: meta[_TOPS[entry]] if entry in _TOPS else len(array)]
         return arrays
 
     def restore(self, arrays: Mapping[str, NDArray[Any]]) -> None:
@@ -251,13 +230,9 @@ class EntityPanes:
         self._pool = {entry: arrays[name].copy() for entry, name in _NAMES.items()}
         self._point()
 
-    @property
-    def _address(self) -> int:
-        return self._at
-
     def _sweep(self, watermark_us: int, budget: int) -> int:
         freed = kernel.sweep(
-            self._address,
+            self._at,
             self._index.bound,
             watermark_us - self.retention_us,
             watermark_us - self._correction_us,
@@ -273,10 +248,11 @@ class EntityPanes:
             self._table[entry] = array.ctypes.data
         for entry, scalar in _ROOMS.items():
             self._scalars[scalar] = len(self._pool[entry])
+        self._entities = len(self._pool[kernel.ENTITY])
+        self._records = len(self._pool[kernel.ENTITY_OF])
 
-    def _open(self, entity: NDArray[np.int32], records: int) -> None:
+    def _open(self, entities: int, records: int) -> None:
         pool = self._pool
-        entities = self._index.bound
         lengths = {kernel.ENTITY: entities, kernel.ENTITY_OF: records, kernel.EVENT_OF: records}
         if self._layout.tellings:
             lengths |= {kernel.ENTITY_SKETCHED: entities, kernel.ENTITY_KEYS: entities}
@@ -284,11 +260,9 @@ class EntityPanes:
             lengths[kernel.FLAGS_OF] = records
         for entry, length in lengths.items():
             used = len(pool[entry])
-            if grow(pool[entry], length):
-                if entry in (kernel.ENTITY, kernel.ENTITY_OF):
-                    pool[entry][used:] = -1
-                self._table[entry] = pool[entry].ctypes.data
-        renew(pool[kernel.ENTITY], entity)
+            if grow(pool[entry], length) and entry in (kernel.ENTITY, kernel.ENTITY_OF):
+                pool[entry][used:] = -1
+        self._point()
 
     def _make_room(self) -> None:
         meta = self._pool[kernel.META]
@@ -340,13 +314,6 @@ def _distinct_of(registers: bytes) -> float:
     return float(np.rint(hll_sketch.deserialize(image + registers).get_estimate()))
 
 
-def _matrix(columns: Sequence[NDArray[Any]], rows: int, dtype: type[Any]) -> NDArray[Any]:
-    matrix = np.empty((rows, len(columns)), dtype)
-    for place, column in enumerate(columns):
-        matrix[:, place] = column
-    return matrix
-
-
 def _empty_pool(layout: PaneLayout) -> dict[int, NDArray[Any]]:
     meta = np.zeros(kernel.META_LENGTH, np.int64)
     meta[kernel.FREE_EVENT : kernel.FREE_RUN + kernel.RUN_SIZES] = -1
@@ -390,4 +357,5 @@ def _room(lanes: int, tellings: int, panes: int) -> dict[int, NDArray[Any]]:
         kernel.MERGED: np.zeros((tellings, kernel.REGISTERS), np.uint8),
         kernel.ESTIMATES: np.zeros((estimates, kernel.REGISTERS), np.uint8),
         kernel.ESTIMATE_AT: np.zeros((estimates, 2), np.int64),
+        kernel.PANE_AHEAD: np.full(kernel.AHEAD, -1, np.int32),
     }

@@ -55,8 +55,9 @@ class PendingOutcomes:
                 self._parts[0] = (ids[taken:], fraud[taken:], known[taken:])
 
     def state(self) -> dict[str, NDArray[Any]]:
+        """All that waits, enough for ``restore``: views, good until the next change."""
         ids, fraud, known = self._joined(self._parts)
-        return {"ids": ids.copy(), "fraud": fraud.copy(), "known": known.copy()}
+        return {"ids": ids, "fraud": fraud, "known": known}
 
     def restore(self, arrays: Mapping[str, NDArray[Any]]) -> None:
         part = (arrays["ids"].copy(), arrays["fraud"].copy(), arrays["known"].copy())

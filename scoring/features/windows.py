@@ -9,8 +9,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from scoring.features import kernel
-from scoring.features.admission import Admitted
+from scoring.features.frame import NO_NUMBER, Frame
 from scoring.features.index import KeyIndex
+from scoring.features.intake import Intake
 from scoring.features.layout import FRAUD, Layout
 from scoring.features.pool import Pool
 from scoring.features.spec_model import WindowFeature
@@ -90,8 +91,16 @@ class EntityWindows:
         self._pools = self._empty_pools()
         self._room = self._working_room()
         self._table = np.zeros(kernel.TABLE, np.int64)
+        self._at = int(self._table.ctypes.data)
         for entry, array in [*self._plan.items(), *self._room.items(), (kernel.SCALARS, self._scalars)]:
             self._table[entry] = array.ctypes.data
+        self._intake = Intake(
+            self._index,
+            self._table,
+            self._scalars,
+            first=kernel.ROW_ENTITY,
+            lengths=(kernel.ROWS, kernel.CHANGES, kernel.COLUMNS),
+        )
         self._point()
 
     @property
@@ -121,58 +130,26 @@ class EntityWindows:
     def nbytes(self) -> int:
         return self._index.nbytes + sum(pool.nbytes for pool in self._pools.values())
 
-    def advance(
-        self,
-        keys: NDArray[np.uint64],
-        owned: NDArray[np.bool_] | None,
-        time_us: NDArray[np.int64],
-        values: Mapping[str, NDArray[np.float64]],
-        told: Mapping[str, NDArray[np.uint64]],
-        flags: NDArray[np.int64],
-        admitted: Admitted,
-        records: int,
-        out: NDArray[np.float64],
-    ) -> None:
-        """Apply a batch; ``records`` bounds the event records; features go to their columns of ``out``."""
-        entity = self._index.resolve(keys if owned is None else np.where(owned, keys, np.uint64(0)))
-        if owned is not None:
-            entity[~owned] = kernel.FOREIGN_ENTITY
-        self._open(entity, records)
-        rows: dict[int, NDArray[Any]] = {
-            kernel.ROW_ENTITY: entity,
-            kernel.ROW_TIME: np.ascontiguousarray(time_us),
-            kernel.ROW_VALUE: _columns(
-                [values.get(name) for name in self._layout.values], len(keys), np.float64
-            ),
-            kernel.ROW_FLAGS: flags,
-            kernel.ROW_KEY: _columns([told[name] for name in self._layout.categories], len(keys), np.uint64),
-            kernel.ROW_DISPOSITION: admitted.disposition,
-            kernel.ROW_RECORD: admitted.record,
-            kernel.ROW_SEQUENCE: admitted.sequence,
-            kernel.ROW_OLD_TIME: admitted.old_time,
-            kernel.ROW_FRAUD: admitted.fraud,
-            kernel.ROW_WATERMARK: admitted.watermark,
-            kernel.CHANGE_ROW: admitted.change_row,
-            kernel.CHANGE_RECORD: admitted.change_record,
-            kernel.CHANGE_TIME: admitted.change_time,
-            kernel.CHANGE_SEQUENCE: admitted.change_sequence,
-            kernel.CHANGE_FRAUD: admitted.change_fraud,
-            kernel.OUT: out,
-        }
-        for entry, array in rows.items():
-            self._table[entry] = array.ctypes.data
-        self._scalars[kernel.ROWS] = len(keys)
-        self._scalars[kernel.CHANGES] = len(admitted.change_row)
-        self._scalars[kernel.COLUMNS] = out.shape[1]
-        row, change, state = kernel.advance(self._address, 0, 0)
+    def bind(self, frame: Frame) -> None:
+        """Say whose batches are to come; once, before the first."""
+        self._intake.bind(frame, self.entity, self.value_columns, self.told_entities, {FRAUD: NO_NUMBER})
+
+    def advance(self, frame: Frame) -> None:
+        """Apply the frame's batch; features go to their columns of its matrix."""
+        bound = self._intake.read(frame)
+        if bound > self._entities or frame.records > self._records:
+            self._pools[kernel.ENTITY_ROOT].grow(bound)
+            self._pools[kernel.ENTITY_OF].grow(frame.records)
+            self._point()
+        row, change, state = kernel.advance(self._at, 0, 0)
         while state != kernel.DONE:
             self._make_room()
-            row, change, state = kernel.advance(self._address, row, change)
+            row, change, state = kernel.advance(self._at, row, change)
 
     def sweep(self, watermark_us: int, budget: int) -> int:
         """Free entities without a live event among the next ``budget``; how many were freed."""
         horizon = watermark_us - self.retention_us
-        freed = kernel.sweep(self._address, self._index.bound, horizon, budget)
+        freed = kernel.sweep(self._at, self._index.bound, horizon, budget)
         if len(freed):
             self._index.remove(freed)
         return len(freed)
@@ -182,12 +159,12 @@ class EntityWindows:
         return self.sweep(watermark_us, self._index.bound)
 
     def state(self) -> dict[str, NDArray[Any]]:
-        """Copies of the used parts of all arrays, enough for ``restore``."""
+        """The used parts of all arrays, enough for ``restore``: views, good until the next change."""
         arrays = {f"index.{name}": array for name, array in self._index.state().items()}
         for entry, name in _NAMES.items():
             used = self._meta[_TOPS[entry]] if entry in _TOPS else len(self._pools[entry])
-            arrays[name] = self._pools[entry].array[:used].copy()
-        return arrays | {"meta": self._meta.copy()}
+            arrays[name] = self._pools[entry].array[:used]
+        return arrays | {"meta": self._meta}
 
     def restore(self, arrays: Mapping[str, NDArray[Any]]) -> None:
         self._index.restore(
@@ -204,10 +181,6 @@ class EntityWindows:
         """Drop what is carried over from one event to the next for speed; answers do not depend on it."""
         self._room[kernel.SHELF][:] = -1
 
-    @property
-    def _address(self) -> int:
-        return int(self._table.ctypes.data)
-
     def _point(self) -> None:
         """Renew the table's addresses of the pools after any of them may have moved, and their lengths."""
         for entry, pool in self._pools.items():
@@ -217,14 +190,8 @@ class EntityWindows:
         self._scalars[kernel.NODES] = len(self._pools[kernel.NODE])
         self._scalars[kernel.CHILDREN] = len(self._pools[kernel.CHILD])
         self._scalars[kernel.BLOCKS] = len(self._pools[kernel.SKETCH])
-
-    def _open(self, entity: NDArray[np.int32], records: int) -> None:
-        for entry, length in ((kernel.ENTITY_ROOT, self._index.bound), (kernel.ENTITY_OF, records)):
-            if self._pools[entry].grow(length):
-                self._table[entry] = self._pools[entry].address
-        root = self._pools[kernel.ENTITY_ROOT].array
-        slots = entity[entity >= 0]
-        root[slots[root[slots] == -2]] = -1  # swept slots that have a new owner
+        self._entities = len(self._pools[kernel.ENTITY_ROOT])
+        self._records = len(self._pools[kernel.ENTITY_OF])
 
     def _make_room(self) -> None:
         for entry, top in _TOPS.items():
@@ -279,11 +246,3 @@ class EntityWindows:
             kernel.SHELF_SORTED: np.zeros((shelves, kernel.SCAN), np.uint64),
             kernel.SHELF_REGISTER: np.zeros((shelves, kernel.REGISTERS), np.uint8),
         }
-
-
-def _columns(arrays: Sequence[NDArray[Any] | None], rows: int, dtype: type[Any]) -> NDArray[Any]:
-    matrix = np.zeros((rows, len(arrays)), dtype)
-    for place, array in enumerate(arrays):
-        if array is not None:
-            matrix[:, place] = array
-    return matrix

@@ -52,6 +52,10 @@ class ColumnSchema(Mapping[str, Column]):
     def __len__(self) -> int:
         return len(self._columns)
 
+    def with_gone(self, then: Iterable[Column]) -> ColumnSchema:
+        """These columns, and those of ``then`` that are no longer among them."""
+        return ColumnSchema([*self.values(), *(each for each in then if each.name not in self)])
+
 
 @dataclass(frozen=True)
 class TextColumn:
@@ -85,6 +89,52 @@ class TextColumn:
 
 ColumnValues = NDArray[np.float64] | NDArray[np.bool_] | TextColumn
 Cell = float | bool | str | None
+
+
+class Layout:
+    """Where the columns of batches stand that are laid out alike; told apart by identity.
+
+    What has to find its columns looks for them once a layout and keeps what it found with it. ``matrix``: the names of
+    a matrix's rows; ``others``: those beside it, which come first where a name is in both.
+    """
+
+    __slots__ = ("matrix", "names", "others", "places")
+
+    def __init__(self, matrix: tuple[str, ...], others: tuple[str, ...]) -> None:
+        self.matrix = matrix
+        self.others = others
+        self.names = frozenset((*matrix, *others))
+        self.places: Mapping[str, int] = {
+            name: place for place, name in enumerate(matrix) if name not in others
+        }
+
+
+class MatrixColumns(Mapping[str, ColumnValues]):
+    """Columns most of which are the rows of a matrix float64 [f, n]: no object is made of one nobody asks for."""
+
+    __slots__ = ("layout", "matrix", "others")
+
+    def __init__(
+        self, layout: Layout, matrix: NDArray[np.float64], others: Mapping[str, ColumnValues]
+    ) -> None:
+        """``others`` may lack some that the layout names: they are not there yet."""
+        self.layout = layout
+        self.matrix = matrix
+        self.others = others
+
+    def __getitem__(self, name: str) -> ColumnValues:
+        place = self.layout.places.get(name)
+        return self.others[name] if place is None else self.matrix[place]
+
+    def __contains__(self, name: object) -> bool:
+        return name in self.layout.places or name in self.others
+
+    def __iter__(self) -> Iterator[str]:
+        yield from self.layout.places
+        yield from self.others
+
+    def __len__(self) -> int:
+        return len(self.layout.places) + len(self.others)
 
 
 def cell(values: ColumnValues, row: int) -> Cell:

@@ -78,14 +78,15 @@ class Deployment:
         """Judge a batch; ``columns`` and ``limits`` as in :meth:`RuleSet.evaluate`.
 
         ``bucket`` uint64 [n] decides which version judges a row (:func:`rollout_buckets`): the same bucket gets the
-        same version at any percentage that once reached it.
+        same version at any percentage that once reached it. Without a rollout nobody looks at it.
         """
 
         def judge(ruleset: RuleSet, only: NDArray[np.bool_] | None = None) -> Judgement:
             exempted = None if exempt is None else exempt(ruleset.ids)
             return ruleset.evaluate(columns, rows, limits, exempted, only)
 
-        version = np.full(rows, self.active.version, np.int16)
+        version = np.empty(rows, np.int16)
+        version.fill(self.active.version)
         if self.rollout is None:
             live = judge(self.active)
         else:

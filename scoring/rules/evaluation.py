@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from scoring.rules.columns import Cell, ColumnValues, TextColumn, cell
+from scoring.rules.columns import Cell, ColumnValues, Layout, MatrixColumns, TextColumn, cell
 from scoring.rules.language import Expression
 from scoring.rules.limits import DEFAULT_LIMITS, BrakeLimits
 from scoring.rules.scalar import compile_scalar
@@ -114,6 +114,7 @@ class RuleSet:
             compile_scalar(rule.expression) for rule in self.rules
         ]
         self._screen = Screen([rule.expression for rule in self.rules])
+        self._absent: tuple[Layout, frozenset[str]] | None = None
 
     def evaluate(
         self,
@@ -177,7 +178,7 @@ class RuleSet:
         into: Judgement,
     ) -> None:
         """Judge up to ``BLOCK`` rows; ``into`` holds views of the result, whose counts are added to."""
-        absent = self._read - columns.keys()
+        absent = self._lacking(columns)
         exempting = frozenset() if exempt is None else frozenset(np.flatnonzero(exempt.any(axis=0)).tolist())
         hits, effective = into.hits.T, into.effective.T
         strongest = np.zeros(rows, np.int16)
@@ -228,7 +229,7 @@ class RuleSet:
         count = len(self.rules)
         result = Judgement(
             np.zeros(1, np.uint8),
-            np.full(1, -1, np.int16),
+            np.array((-1,), np.int16),
             np.zeros((1, count), np.bool_),
             np.zeros((1, count), np.uint8),
             np.zeros(count, np.int64),
@@ -236,10 +237,13 @@ class RuleSet:
         )
         if only is not None and not only[0]:
             return result
-        absent = self._read - columns.keys()
+        absent = self._lacking(columns)
+        candidates = range(count) if absent else self._screen.possible(columns, 1)
+        if not candidates:
+            return result
         single = self._evaluate_cells(
             _FirstRow(columns),
-            range(count) if absent else self._screen.possible(columns, 1),
+            candidates,
             absent,
             {kind: Verdict(int(limit[0])) for kind, limit in limits.items()},
             frozenset() if exempt is None else frozenset(np.flatnonzero(exempt[0]).tolist()),
@@ -253,6 +257,15 @@ class RuleSet:
             result.exempted[list(single.exempted)] = 1
         result.verdict[0], result.rule[0] = single.verdict, single.rule
         return result
+
+    def _lacking(self, columns: Mapping[str, ColumnValues]) -> frozenset[str]:
+        """The columns that conditions read and a batch does not have."""
+        if not isinstance(columns, MatrixColumns):
+            return self._read - columns.keys()
+        held = self._absent
+        if held is None or held[0] is not columns.layout:
+            held = self._absent = columns.layout, self._read - columns.layout.names
+        return held[1]
 
     def evaluate_row(
         self,

@@ -8,6 +8,7 @@ A rule set file::
     [brake]                            # optional: what one rule may decline before it is stopped
     window_minutes = 60
     min_events = 1000                  # a share of fewer events is not judged
+    min_customers = 5                  # fewer customers do not stop a rule, however often they are declined
     challenge = 0.2                    # shares of the window's events
     review = 0.1
     block = 0.05
@@ -165,7 +166,7 @@ def _place_of(places: TablePlaces, table: Mapping[str, Any], error: _RuleError) 
 def _load_brake(table: object) -> BrakeLimits:
     if not isinstance(table, dict):
         raise RuleSetError("the brake is written as a [brake] table")
-    unknown = set(table) - {"window_minutes", "min_events", *_BRAKE_NUMBERS}
+    unknown = set(table) - {"window_minutes", "min_events", "min_customers", *_BRAKE_NUMBERS}
     if unknown:
         raise RuleSetError(f"unknown keys in [brake]: {', '.join(sorted(unknown))}")
     given: dict[str, Any] = {}

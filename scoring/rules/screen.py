@@ -8,18 +8,20 @@ none of whose rows passes them has neither hits nor errors, whatever else it say
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from scoring.compiled import compiled
-from scoring.rules.columns import ColumnType, ColumnValues
+from scoring.compiled import compiled, compiled_brief
+from scoring.rules.columns import ColumnType, ColumnValues, Layout, MatrixColumns
 from scoring.rules.language import ColumnValue, Comparison, Connective, Constant, Expression, Node
 
 _OPERATORS = ("<", "<=", ">", ">=", "==", "!=")
 _MIRRORED = {"<": ">", "<=": ">=", ">": "<", ">=": "<=", "==": "==", "!=": "!="}
 _Test = tuple[str, str, float]  # column, operator, constant
+_FEW = 64
 
 
 class Screen:
@@ -28,22 +30,48 @@ class Screen:
     def __init__(self, expressions: Sequence[Expression]) -> None:
         tests = [_leading(expression.root) for expression in expressions]
         every = [test for own in tests for test in own]
-        self._columns = tuple(dict.fromkeys(column for column, _, _ in every))
-        places = {column: place for place, column in enumerate(self._columns)}
         self._first = np.cumsum([0, *map(len, tests)])
-        self._column = np.array([places[column] for column, _, _ in every], np.int64)
+        self._tested = tuple(column for column, _, _ in every)
         self._operator = np.array([_OPERATORS.index(operator) for _, operator, _ in every], np.int64)
         self._constant = np.array([constant for _, _, constant in every], np.float64)
+        self._no_layout = _Found.of(Layout((), ()), self._tested)
+        self._found = self._no_layout
 
     def possible(self, columns: Mapping[str, ColumnValues], rows: int) -> list[int]:
         """The rules that may have hits or errors in a batch, ascending. Every column they read must be there."""
-        values = np.empty((len(self._columns), rows))
-        for place, name in enumerate(self._columns):
+        if isinstance(columns, MatrixColumns):
+            found, values = self._found, columns.matrix
+            if found.layout is not columns.layout:
+                found = self._found = _Found.of(columns.layout, self._tested)
+        else:
+            found, values = self._no_layout, _NO_MATRIX
+        others = np.empty((len(found.others), rows))
+        for place, name in enumerate(found.others):
             column: Any = columns[name]
-            values[place] = column
-        passing = _passing(values, self._first, self._column, self._operator, self._constant)
-        found: list[int] = passing.nonzero()[0].tolist()
-        return found
+            others[place] = column
+        passing = (_passing_brief if rows <= _FEW else _passing)(
+            values, others, rows, self._first, found.column, self._operator, self._constant
+        )
+        possible: list[int] = passing.nonzero()[0].tolist()
+        return possible
+
+
+_NO_MATRIX = np.empty((0, 0))
+
+
+@dataclass(frozen=True, eq=False)
+class _Found:
+    """Where the tests of a screen find their columns: ``column`` int64 by test, those of ``others`` as -1, -2, ..."""
+
+    layout: Layout
+    others: tuple[str, ...]
+    column: NDArray[np.int64]
+
+    @classmethod
+    def of(cls, layout: Layout, tested: Sequence[str]) -> _Found:
+        others = tuple(dict.fromkeys(name for name in tested if name not in layout.places))
+        places = {**layout.places, **{name: -1 - place for place, name in enumerate(others)}}
+        return cls(layout, others, np.array([places[name] for name in tested], np.int64))
 
 
 def _leading(root: Node) -> list[_Test]:
@@ -76,18 +104,21 @@ def _test(node: Node) -> _Test | None:
 @compiled
 def _passing(
     values: NDArray[np.float64],
+    others: NDArray[np.float64],
+    rows: int,
     first: NDArray[np.int64],
     column: NDArray[np.int64],
     operator: NDArray[np.int64],
     constant: NDArray[np.float64],
 ) -> NDArray[np.bool_]:
-    """Which rules have a row that passes all of their tests, bool [r]; ``values`` float64 [c, n]."""
+    """Which rules have a row that passes all of their tests, bool [r]; ``values``, ``others`` float64 [c, n]."""
     passing = np.zeros(len(first) - 1, np.bool_)
     for rule in range(len(passing)):
-        for row in range(values.shape[1]):
+        for row in range(rows):
             passes = True
             for test in range(first[rule], first[rule + 1]):
-                value, bound, kind = values[column[test], row], constant[test], operator[test]
+                place, bound, kind = column[test], constant[test], operator[test]
+                value = values[place, row] if place >= 0 else others[-1 - place, row]
                 if kind == 0:
                     passes = value < bound
                 elif kind == 1:
@@ -106,3 +137,16 @@ def _passing(
                 passing[rule] = True
                 break
     return passing
+
+
+@compiled_brief
+def _passing_brief(
+    values: NDArray[np.float64],
+    others: NDArray[np.float64],
+    rows: int,
+    first: NDArray[np.int64],
+    column: NDArray[np.int64],
+    operator: NDArray[np.int64],
+    constant: NDArray[np.float64],
+) -> NDArray[np.bool_]:
+    return _passing(values, others, rows, first, column, operator, constant)

@@ -18,8 +18,10 @@ import pyarrow as pa
 
 from member_node.service.history import HistoryStore
 from member_node.streams.events import transactions_of
+from member_node.streams.images import ready
 from member_node.streams.journal import Draft, Journal
-from member_node.streams.snapshots import SnapshotKeeper, SnapshotStore
+from member_node.streams.snapshot_keeper import SnapshotKeeper
+from member_node.streams.snapshots import SnapshotStore
 from scoring.features.engine import FeatureEngine
 from scoring.features.spec import parse_spec
 from scoring.schema import OutcomeBatch
@@ -110,8 +112,8 @@ class Node:
         store = SnapshotStore(directory / "snapshots", SPEC.digest)
         self.keeper = SnapshotKeeper(
             store,
-            lambda: {**self.engine.state(), "cursor": np.array([self.cursor])},
-            before=lambda _: self.history.flush(),
+            lambda: {**self.engine.state(copy=False), "cursor": np.array([self.cursor])},
+            before=lambda _: (self.history.flush(), self.history.merge()),
             after=lambda covered: self.journal.retire(min(covered, self.history.flushed_sequence) + 1),
             every_events=450,
         )
@@ -204,6 +206,7 @@ def serve():
         engine.update(transactions_of(events), outcomes)
     engine.sweep()
     FeatureEngine(SPEC).restore(engine.state())
+    assert ready() == ""
     print("ready", flush=True)
     while line := sys.stdin.readline():
         mode, directory, batches = line.split()

@@ -25,6 +25,7 @@ from scoring.features import (
     Span,
 )
 from scoring.features.calendar import local_times
+from scoring.features.frame import Frame
 from scoring.features.immediate import FilterTable, Immediate
 from scoring.features.spec_model import DAY_US, HOUR_US
 from scoring.schema import ENTITIES, Channel, TransactionBatch, transaction_batch
@@ -96,9 +97,11 @@ def test_the_wall_clock_is_that_of_datetime(clock: Clock, moments: list[int], la
     }
     for part, values in expected.items():
         feature = CalendarFeature("x", part, clock.utc_offset_us, last_hour, clock.zone)
-        found = np.full((len(moments), 1), np.nan)
-        Immediate(FeatureSpec((feature,)), {}).fill(timed(column), {}, found)
-        assert found[:, 0].tolist() == [float(value) for value in values]
+        immediate, frame = Immediate(FeatureSpec((feature,)), {}), Frame((), (), 1)
+        immediate.bind(frame)
+        frame.read(timed(column))
+        immediate.fill(timed(column), {}, frame)
+        assert frame.values[:, 0].tolist() == [float(value) for value in values]
 
 
 def test_an_hour_that_comes_twice_comes_twice() -> None:
@@ -161,8 +164,12 @@ def test_a_filter_is_all_of_its_conditions(condition: Filter, rows: list[dict[st
 
     batch = batch_of(rows)
     local = local_times(condition.clock, batch.time_us)[None]
-    flags = FilterTable([condition], {"f": 3}, [condition.clock]).flags(batch, local)
-    assert flags.tolist() == [1 + 8 * meets(row) for row in rows]
+    table = FilterTable([condition], {"f": 3}, [condition.clock])
+    frame = Frame(table.numbers, table.categories, 0)
+    table.bind(frame)
+    frame.read(batch)
+    table.flags(frame, local)
+    assert frame.flags.tolist() == [1 + 8 * meets(row) for row in rows]
 
 
 numbers = st.one_of(st.sampled_from([0.0, -0.0, math.nan, math.inf, 1e308, -1e308]), st.floats(-1e6, 1e6))

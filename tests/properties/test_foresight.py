@@ -23,7 +23,7 @@ window = "1m"
 ROW = st.tuples(st.integers(0, 8), st.integers(-30, 90), st.booleans(), st.integers(0, 9))
 
 
-@settings(max_examples=200)
+@settings(max_examples=200, deadline=None)
 @given(st.lists(st.lists(ROW, max_size=12), max_size=5), st.booleans())
 def test_a_batch_is_foreseen(batches: list[list[tuple[int, int, bool, int]]], texts: bool) -> None:
     """Rows (id, seconds, correction, one in ten: a bad amount); the same ids within and between batches."""

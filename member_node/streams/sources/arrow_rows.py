@@ -29,7 +29,8 @@ from member_node.streams.sources.rows import (
     missing_of,
     refusals_of,
 )
-from scoring.schema import MAX_TEXT_LENGTH, RowCode
+from scoring.row_codes import RowCode
+from scoring.schema import MAX_TEXT_LENGTH
 
 MAX_BATCHES = 256
 _MISSING = -(2**63)  # means "missing" in the engine
@@ -65,7 +66,10 @@ class ArrowRows:
             if columns[name].null_count:
                 faults.mark(missing_of(columns[name]), RowCode.FIELD_MISSING, name.removesuffix("_us"))
                 columns[name] = pc.fill_null(columns[name], 0)
-        times, channels, amounts = (columns.pop(name).to_numpy(zero_copy_only=False) for name in FIXED[1:])
+        # Arrow's memory is read-only, to compiled loops another type: copied.
+        times, channels, amounts = (
+            np.array(columns.pop(name).to_numpy(zero_copy_only=False)) for name in FIXED[1:]
+        )
         events, places = checked_rows(columns, times, channels, amounts, faults, form, now_us)
         return Incoming(events, places, refusals_of(faults, columns["event_id"]), table.num_rows)
 

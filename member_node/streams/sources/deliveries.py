@@ -53,7 +53,7 @@ class Answer(msgspec.Struct, frozen=True, omit_defaults=True, gc=False):
     """The answer for one row.
 
     A judged row, and a duplicate of one, has ``verdict``, ``degraded``, ``reasons`` and ``rule_version``; a refused row
-    has ``code`` (of ``scoring.schema.RowCode``) and ``field``.
+    has ``code`` (of ``scoring.row_codes.RowCode``) and ``field``.
     """
 
     event_id: EventId | None

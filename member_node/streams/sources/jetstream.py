@@ -30,7 +30,7 @@ from nats.js.api import AckPolicy, ConsumerConfig
 from governance.messages.problems import RequestError
 from member_node.metrics import NodeMetrics
 from member_node.streams.sources.deliveries import REFUSED, Answer, Answered, Delivery, Encoding, Take
-from scoring.schema import RowCode
+from scoring.row_codes import RowCode
 
 LOGGER = logging.getLogger(__name__)
 SOURCE = "nats"

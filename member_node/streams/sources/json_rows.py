@@ -28,10 +28,12 @@ from member_node.streams.sources.rows import (
     Incoming,
     RowForm,
     RowRefusal,
+    arrow_of,
     checked_rows,
     refusals_of,
 )
-from scoring.schema import MAX_TEXT_LENGTH, RowCode
+from scoring.row_codes import RowCode
+from scoring.schema import MAX_TEXT_LENGTH
 
 _WHOLE = Annotated[int, Meta(gt=-(2**63), le=2**63 - 1)]  # int64's minimum means "missing" in the engine
 _TEXT = Annotated[str, Meta(max_length=MAX_TEXT_LENGTH)]
@@ -119,7 +121,7 @@ class JsonRows:
         for name, whole in form.entities.items():
             columns[name] = _array(cells[name], whole)
         for name in form.numbers:
-            columns[name] = pa.array(cells[name], pa.float64())
+            columns[name] = _floats(cells[name])
         if form.corrections:
             columns[CORRECTION] = pa.array([bool(cell) for cell in cells[CORRECTION]], pa.bool_())
         if form.components:
@@ -159,9 +161,17 @@ def _printable(name: str) -> str:
 
 def _array(cells: Sequence[Any], whole: bool) -> pa.Array:
     if whole:
-        return pa.array(cells, pa.int64())
+        if None in cells:
+            return pa.array(cells, pa.int64())
+        return arrow_of(np.array(cells, np.int64), pa.int64())
     # Without the white space around them, as files are read.
     return pa.array([cell.strip() or None if cell else None for cell in cells], pa.string())
+
+
+def _floats(cells: Sequence[float | None]) -> pa.Array:
+    if None in cells:
+        return pa.array(cells, pa.float64())
+    return arrow_of(np.array(cells, np.float64), pa.float64())
 
 
 def _times(

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -22,12 +23,26 @@ from member_node.streams.events import (
     numbers_of,
 )
 from member_node.streams.mapping import StreamMapping, channel_words
-from scoring.schema import CHANNELS, ENTITIES, MAX_TIME_US, Channel, RowCode
+from scoring.compiled import compiled
+from scoring.row_codes import RowCode
+from scoring.schema import CHANNELS, ENTITIES, MAX_TIME_US, Channel
 
 MAX_ROWS = 10_000
 # A clock that is further ahead than this is wrong: one event from next week would make all of today's late.
 MAX_FUTURE_US = 300_000_000
-_CHANNELS = np.uint8(min(Channel)), np.uint8(max(Channel))
+_FIRST_CHANNEL, _LAST_CHANNEL = int(min(Channel)), int(max(Channel))
+_TIME_OUT_OF_RANGE, _TIME_IN_FUTURE = int(RowCode.TIME_OUT_OF_RANGE), int(RowCode.TIME_IN_FUTURE)
+_UNKNOWN_CHANNEL, _AMOUNT_NOT_A_NUMBER = int(RowCode.UNKNOWN_CHANNEL), int(RowCode.AMOUNT_NOT_A_NUMBER)
+_AMOUNT_INFINITE, _AMOUNT_NEGATIVE = int(RowCode.AMOUNT_INFINITE), int(RowCode.AMOUNT_NEGATIVE)
+# Refusals name fields as senders do.
+_FIELDS = {
+    RowCode.TIME_OUT_OF_RANGE: "time",
+    RowCode.TIME_IN_FUTURE: "time",
+    RowCode.UNKNOWN_CHANNEL: "channel",
+    RowCode.AMOUNT_NOT_A_NUMBER: "amount",
+    RowCode.AMOUNT_INFINITE: "amount",
+    RowCode.AMOUNT_NEGATIVE: "amount",
+}
 
 
 @dataclass(frozen=True, eq=False)
@@ -137,14 +152,10 @@ def checked_rows(
     """
     if columns["event_id"].null_count:
         faults.mark(missing_of(columns["event_id"]), RowCode.EVENT_ID_MISSING, "event_id")
-    faults.mark((times < 0) | (times > MAX_TIME_US), RowCode.TIME_OUT_OF_RANGE, "time")
-    if form.max_future_us is not None:
-        faults.mark(times > now_us + form.max_future_us, RowCode.TIME_IN_FUTURE, "time")
-    faults.mark((channels < _CHANNELS[0]) | (channels > _CHANNELS[1]), RowCode.UNKNOWN_CHANNEL, "channel")
-    if not np.all((amounts >= 0) & (amounts < np.inf)):
-        faults.mark(np.isnan(amounts), RowCode.AMOUNT_NOT_A_NUMBER, "amount")
-        faults.mark(np.isinf(amounts), RowCode.AMOUNT_INFINITE, "amount")
-        faults.mark(amounts < 0, RowCode.AMOUNT_NEGATIVE, "amount")
+    latest = MAX_TIME_US if form.max_future_us is None else now_us + form.max_future_us
+    if _find_faults(times, channels, amounts, latest, faults.code):
+        for row in np.flatnonzero(faults.code).tolist():
+            faults.field[row] = faults.field[row] or _FIELDS.get(RowCode(int(faults.code[row])), "")
     for name in form.numbers:
         column = columns[name]
         if column.null_count < len(column):
@@ -154,9 +165,9 @@ def checked_rows(
             faults.mark(wrong, RowCode.NUMBER_NOT_FINITE, name)
     whole = {
         **columns,
-        "time_us": pa.array(times),
-        "channel": pa.array(channels),
-        "amount": pa.array(amounts),
+        "time_us": arrow_of(times, pa.int64()),
+        "channel": arrow_of(channels, pa.uint8()),
+        "amount": arrow_of(amounts, pa.float64()),
     }
     events = pa.RecordBatch.from_arrays([whole[name] for name in form.schema.names], schema=form.schema)
     if not faults.code.any():
@@ -165,12 +176,49 @@ def checked_rows(
     return events.take(pa.array(places)), places
 
 
+@compiled
+def _find_faults(
+    times: NDArray[np.int64],
+    channels: NDArray[np.uint8],
+    amounts: NDArray[np.float64],
+    latest: int,
+    codes: NDArray[np.uint8],
+) -> bool:
+    """Write the code of each row that is at fault and has none yet; whether any was. One pass, since a single event
+    pays for each."""
+    found = False
+    for row in range(len(codes)):
+        if codes[row] != 0:
+            continue
+        if times[row] < 0 or times[row] > MAX_TIME_US:
+            codes[row] = _TIME_OUT_OF_RANGE
+        elif times[row] > latest:
+            codes[row] = _TIME_IN_FUTURE
+        elif channels[row] < _FIRST_CHANNEL or channels[row] > _LAST_CHANNEL:
+            codes[row] = _UNKNOWN_CHANNEL
+        elif np.isnan(amounts[row]):
+            codes[row] = _AMOUNT_NOT_A_NUMBER
+        elif np.isinf(amounts[row]):
+            codes[row] = _AMOUNT_INFINITE
+        elif amounts[row] < 0:
+            codes[row] = _AMOUNT_NEGATIVE
+        else:
+            continue
+        found = True
+    return found
+
+
 def refusals_of(faults: Faults, ids: pa.Array) -> tuple[RowRefusal, ...]:
     """The refused rows of ``faults``; ``ids``: the event ids as far as they could be read."""
     return tuple(
         RowRefusal(row, ids[row].as_py(), RowCode(int(faults.code[row])), faults.field[row])
         for row in np.flatnonzero(faults.code).tolist()
     )
+
+
+def arrow_of(values: NDArray[Any], kind: pa.DataType) -> pa.Array:
+    """The same memory as an Arrow array without nulls, at a third of what ``pa.array`` takes for a few values."""
+    return pa.Array.from_buffers(kind, len(values), [None, pa.py_buffer(values)], 0)
 
 
 def missing_of(column: pa.Array) -> NDArray[np.bool_]:

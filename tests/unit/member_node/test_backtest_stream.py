@@ -13,6 +13,7 @@ from member_node.service.backtest import Backtest, run_backtest
 from member_node.service.history import HistoryStore
 from member_node.service.history_feed import HistoryFeed
 from member_node.service.labels import LabelView
+from member_node.service.last_judged import LastJudged
 from member_node.service.layout import rule_columns, transaction_columns
 from member_node.service.scoring import ScoringService
 from member_node.service.stored_rows import StoredRowsError, read_history, wanted_columns
@@ -283,7 +284,7 @@ def stored(directory):
     )
 
 
-def backtest(directory, tested, active, outcomes):
+def backtest(directory, tested, active, outcomes, *, last=False):
     test = Backtest(
         tested,
         active,
@@ -293,7 +294,8 @@ def backtest(directory, tested, active, outcomes):
     )
     files = [pq.ParquetFile(path) for path in sorted(directory.glob("*.parquet"))]
     assert files  # how many depends on when they were flushed
-    return run_backtest(test, read_history(files, wanted_columns((tested, active)), 0, NEVER))
+    counted = LastJudged(files) if last else None
+    return run_backtest(test, read_history(files, wanted_columns((tested, active)), 0, NEVER, counted))
 
 
 def outcomes_of(table):
@@ -399,6 +401,26 @@ def test_a_changed_rule_reports_what_a_plain_count_gives(stream):
     # Where the watched list was gone, the rule that reads it was in error.
     unwatched = next(each for each in report["rules"] if each["rule"] == "unwatched")
     assert unwatched["errors"] == rows.column("listed_watched").null_count
+
+
+def test_a_corrected_event_counts_once_as_it_was_judged_last(stream):
+    directory, _ = stream
+    rows = stored(directory / "first")
+    last = {}
+    for row in rows.select(["event_id", "amount", "journal_frame", "corrected"]).to_pylist():
+        key = (row["journal_frame"], row["corrected"])
+        if row["event_id"] not in last or key > last[row["event_id"]][0]:
+            last[row["event_id"]] = key, row
+    told = [row for _, row in last.values()]
+    assert ROWS - len(told) == sum(rows.column("corrected").to_pylist()) > 50
+    ruleset = Node.ruleset(1)
+    outcomes = outcomes_of(rows)
+    report = backtest(directory / "first", ruleset, ruleset, outcomes, last=True)
+    assert (report["rows"], report["known"], report["unexplained"]) == (len(told), outcomes.num_rows, 0)
+    fraud = dict(zip(outcomes["event_id"].to_pylist(), outcomes["fraud"].to_pylist(), strict=True))
+    frauds = [row["amount"] for row in told if fraud.get(str(row["event_id"]))]
+    assert (report["frauds"], report["fraud_money"]) == (sum(fraud.values()), sum(frauds))
+    assert backtest(directory / "first", ruleset, ruleset, outcomes)["frauds"] > report["frauds"]
 
 
 def test_a_restart_writes_the_same_history_again(stream):

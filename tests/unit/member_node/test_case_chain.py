@@ -12,6 +12,7 @@ from member_node.service.lists import ListBook
 from member_node.service.replay import StreamService
 from member_node.service.stream_parts import StreamParts
 from member_node.service.training import ScoredHistory, labelled_rows
+from member_node.storage.case_exemptions import ExemptionStore
 from member_node.storage.cases import CaseFilter, CaseStore
 from member_node.storage.database import Database
 from member_node.storage.lists import ListStore
@@ -103,7 +104,13 @@ class Bank:
                 cases=self.store,
             )
         )
-        self.cases = CaseService(self.store, learn=self.stream.learn, exempter=lists, clock=lambda: NOW)
+        self.cases = CaseService(
+            self.store,
+            learn=self.stream.learn,
+            exempter=lists,
+            clock=lambda: NOW,
+            exemptions=ExemptionStore(self.database),
+        )
         self.stream.open(self.paths["mapping"], self.paths["features"], self.paths["rules"])
 
     def stop(self):
@@ -149,7 +156,10 @@ def test_a_decision_is_learnt_by_features_training_evidence_and_lists(bank):
     assert bank.cases.decide(queue["ann"], "fraud", "eve", text="she has not paid this")["outcomes"] == 1
     until = (NOW + 30 * 86_400) * 1_000_000
     cleared = bank.cases.decide(queue["bob"], "genuine", "eve", clearance=Clearance("large", until))
-    assert cleared["outcomes"] == 1
+    assert (cleared["outcomes"], cleared["exemption"]["state"]) == (1, "proposed")
+    # Thirty days are more than an analyst may grant alone: until an approver agrees, nobody is on the list.
+    assert bank.stream.opened().scoring.in_force().lists.tables == ()
+    bank.cases.approve_exemption(queue["bob"], "mia", "asked the branch", may_loosen=True)
     with pytest.raises(CaseError, match="was decided by eve: fraud"):
         bank.cases.decide(queue["ann"], "genuine", "eve")
     # Features: one fraud among four events of the terminal, from when it was known; before, none.

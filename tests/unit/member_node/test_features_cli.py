@@ -112,3 +112,21 @@ def test_an_unusable_file_or_spec_ends_with_its_reason(tmp_path, events):
     file = read_events(tmp_path / "events.parquet", mapping)
     with pytest.raises(SpecError, match="has the name of a column"):
         write_features(file, mapping, spec, FeatureEngine(spec), tmp_path / "x.parquet", print)
+
+
+def test_a_feature_with_the_name_of_a_column_is_refused_with_its_line(tmp_path, events):
+    spec = tmp_path / "spec.toml"
+    spec.write_text(
+        '[[feature]]\nname = "verdict"\nentity = "customer"\naggregation = "count"\nwindow = "1d"\n'
+    )
+    mapping = SANDBOX / "mappings" / "handbook.toml"
+    options = {
+        "spec": spec,
+        "mapping": mapping,
+        "events": tmp_path / "events.parquet",
+        "out": tmp_path / "o.parquet",
+    }
+    arguments = [text for name, value in options.items() for text in (f"--{name}", str(value))]
+    result = CliRunner().invoke(app, ["compute", *arguments])
+    assert result.exit_code == 2
+    assert "line 2: feature 'verdict': has the name of a column" in result.output

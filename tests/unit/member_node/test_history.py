@@ -1,14 +1,18 @@
 """The history: every row once, by day, through crashes at every step; found by id; asked by SQL that cannot harm."""
 
+import datetime as dt
 import os
 import resource
 import signal
+import threading
 
+import duckdb
 import numpy as np
 import polars as pl
 import pyarrow as pa
 import pytest
 
+from member_node.service import history
 from member_node.service.history import HistoryError, HistoryStore
 from member_node.service.history_files import HistoryFolder
 from member_node.service.history_index import IdIndex, as_ids, hash_ids, index_parts
@@ -131,6 +135,7 @@ def test_a_crash_at_every_step_of_writing_and_compacting_loses_and_repeats_nothi
                     store.write(each, frame(each))
                     if each != 15:
                         store.flush()
+                        store.merge()
                 store.expire(START + 2)
                 count[0] = -1
             except Died:
@@ -156,6 +161,7 @@ def test_small_files_of_a_day_are_put_together(tmp_path):
     for each in range(1, 8):
         store.write(each, frame(each, day=0))
         store.flush()
+        store.merge()
     assert len(store.files()) < 7
     store.compact()
     assert [path.name for path in store.files()] == [
@@ -167,6 +173,116 @@ def test_small_files_of_a_day_are_put_together(tmp_path):
     ]
     assert store.find(["é5003"], []).num_rows == 1
     assert HistoryStore(tmp_path).rows() == 70
+
+
+def small_files(directory, count=6, rows=10, **options):
+    store = HistoryStore(directory, small_files=4, **options)
+    for each in range(1, count + 1):
+        store.write(each, frame(each, rows, day=0))
+        store.flush()
+    return store
+
+
+@pytest.mark.parametrize("expires", [False, True])
+def test_rows_are_written_found_and_expire_while_files_are_put_together(tmp_path, monkeypatch, expires):
+    """The merge rests after its first row group; all else goes on, and the merge then counts or is dropped."""
+    monkeypatch.setattr("member_node.service.history.MERGED_GROUP", 20)
+    store = small_files(tmp_path)
+    resting, go_on = threading.Event(), threading.Event()
+
+    class Rests(threading.Event):
+        def wait(self, timeout=None):
+            resting.set()
+            assert go_on.wait(10)
+            return self.is_set()
+
+    store._closed = Rests()
+    merging = threading.Thread(target=store.merge)
+    merging.start()
+    assert resting.wait(10)
+    assert list(tmp_path.glob("*.part"))
+    store.write(7, frame(7, day=0))
+    store.flush()
+    assert store.find(["é1001", "é7009"], []).num_rows == 2
+    if expires:
+        store.expire(START + 1)
+    go_on.set()
+    merging.join()
+    assert store.rows() == (0 if expires else 70)
+    assert len(store.files()) == (0 if expires else 2)
+    assert HistoryStore(tmp_path).rows() == store.rows()
+    assert not list(tmp_path.glob("*.part"))
+    if not expires:
+        assert stored(tmp_path).equals(pl.concat([pl.from_arrow(frame(each, day=0)) for each in range(1, 8)]))
+        assert store.find(["é1001", "é7009"], []).num_rows == 2
+
+
+def test_a_merge_is_given_up_when_the_history_closes(tmp_path, monkeypatch):
+    monkeypatch.setattr("member_node.service.history.MERGED_GROUP", 20)
+    store = small_files(tmp_path)
+    regrouped = history._regrouped
+
+    def closing(tables, rows):
+        for table in regrouped(tables, rows):
+            yield table
+            store.stop_merging()
+
+    monkeypatch.setattr(history, "_regrouped", closing)
+    store.merge()
+    store.close()
+    assert not list(tmp_path.glob("*.part"))
+    store.merge()
+    assert len(HistoryStore(tmp_path).files()) == 6
+
+
+def test_row_groups_are_small_when_written_and_large_when_merged(tmp_path, monkeypatch):
+    monkeypatch.setattr("member_node.service.history.FLUSH_GROUP", 30)
+    monkeypatch.setattr("member_node.service.history.MERGED_GROUP", 80)
+    store = small_files(tmp_path, count=4, rows=70)
+
+    def groups(path):
+        metadata = pa.parquet.read_metadata(path)
+        return [metadata.row_group(each).num_rows for each in range(metadata.num_row_groups)]
+
+    assert [groups(path) for path in store.files()] == [[30, 30, 10]] * 4
+    store.merge()
+    assert [groups(path) for path in store.files()] == [[80, 80, 80, 40]]
+    assert stored(tmp_path).equals(pl.concat([pl.from_arrow(frame(each, 70, day=0)) for each in range(1, 5)]))
+    assert HistoryStore(tmp_path).find(["é1000", "é2050", "é4069"], []).num_rows == 3
+
+
+def test_single_rows_wait_in_a_few_tables(tmp_path):
+    store = HistoryStore(tmp_path, flush_rows=10**6)
+    for each in range(1, 1001):
+        store.write(each, frame(each, rows=1, day=0))
+    assert len(store.waiting()) < 70
+    assert store.waiting_rows == store.rows() == 1000
+    rows = pl.concat([pl.from_arrow(frame(each, rows=1, day=0)) for each in range(1, 1001)])
+    assert pl.from_arrow(pa.concat_tables(store.waiting())).equals(rows)
+    store.close()
+    assert stored(tmp_path).equals(rows)
+
+
+def test_files_whose_features_may_be_null_are_read_beside_those_that_say_never(tmp_path):
+    """Files of earlier versions say of every column that it may be null; a feature may be new as well."""
+    store = HistoryStore(tmp_path, flush_rows=10**6)
+    store.write(1, frame(1, day=0, spent=np.arange(10.0)))
+    store.flush()
+    table = frame(2, day=0, spent=np.arange(10.0), fresh=np.ones(10))
+    never = [field.with_nullable(field.name not in ("spent", "fresh")) for field in table.schema]
+    store.write(2, table.cast(pa.schema(never)))
+    for step in (store.flush, store.compact, lambda: None):
+        found = store.find(["é1003", "é2003"], ["spent", "fresh"]).sort_by("event_id")
+        assert found.column("spent").to_pylist() == [3.0, 3.0]
+        assert found.column("fresh").to_pylist() == [None, 1.0]
+        answer = query(store, "SELECT sum(spent) AS s, count(fresh) AS n, count(*) AS a FROM history")
+        assert answer.to_pylist() == [{"s": 90.0, "n": 10, "a": 20}]
+        read = pa.Table.from_batches(list(batches(store, ["spent", "fresh"])))
+        assert (read.num_rows, read.column("fresh").null_count) == (20, 10)
+        step()
+    with duckdb.connect() as session:
+        files = [str(path) for path in store.files()]
+        assert session.read_parquet(files, union_by_name=True).count("fresh").fetchall() == [(10,)]
 
 
 def test_days_expire(tmp_path):
@@ -286,7 +402,7 @@ def test_hashes_do_not_depend_on_how_ids_are_cut():
 
 def test_an_index_gives_every_row_of_an_id(tmp_path):
     ids = pa.array(["a", "b", "a", "c", "a"])
-    (tmp_path / "x.ids").write_bytes(b"".join(index_parts([ids, ids])))
+    (tmp_path / "x.ids").write_bytes(b"".join(index_parts([hash_ids(ids), hash_ids(ids)])))
     index = IdIndex(tmp_path / "x.ids")
     assert index.rows(hash_ids(pa.array(["a", "z"]))).tolist() == [0, 2, 4, 5, 7, 9]
 
@@ -345,6 +461,23 @@ def test_statistics_count_files_and_what_waits(filled):
     assert answer.to_pylist() == [
         {"n": rows.filter((pl.col("verdict") == "block") & (pl.col("amount") > 50)).height}
     ]
+
+
+def test_statistics_count_the_last_judgement_of_a_corrected_event(tmp_path):
+    store = HistoryStore(tmp_path)
+    for sequence, (day, event_id, corrected) in enumerate(
+        [(5, 7, False), (5, 8, False), (3, 7, True), (6, 7, True), (4, 8, True)], start=1
+    ):
+        table = frame(sequence, rows=1, day=day, journal_frame=[sequence], corrected=[corrected])
+        table = table.set_column(0, "event_id", pa.array([event_id]))
+        store.write(sequence, table)
+        if sequence == 3:
+            store.flush()
+    days = [(row["day"], row["events"]) for row in verdicts_by_day(store).to_pylist()]
+    first = dt.date(1970, 1, 1)
+    assert [((day - first).days - START, events) for day, events in days] == [(4, 1), (6, 1)]
+    assert verdicts_by_day(store, START + 5, START + 5).num_rows == 0
+    assert verdicts_by_day(store, START + 6, START + 6).num_rows == 1
 
 
 def test_batches_come_in_order_within_their_range(filled):

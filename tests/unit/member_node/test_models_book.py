@@ -111,12 +111,12 @@ def test_the_maker_is_not_the_checker(database: Database, tmp_path: Path, files:
     book = open_book(database, tmp_path)
     book.register(files[0], "anna")
     book.shadow(1, "anna")
-    with pytest.raises(LifecycleError, match="somebody else"):
+    with pytest.raises(LifecycleError, match="another person"):
         book.promote(1, "anna")
     assert (active(book), book.model(1).state) == (0, ModelState.SHADOW)
     book.promote(1, "ben")
     book.register(files[1], "ben")
-    with pytest.raises(LifecycleError, match="somebody else"):
+    with pytest.raises(LifecycleError, match="another person"):
         book.promote(2, "ben")
     assert active(book) == 1, "the active one was not retired on the way"
     assert book.model(1).state is ModelState.ACTIVE

@@ -25,7 +25,7 @@ from member_node.storage.staff import StaffStore
 from scoring.brake import Brake, BrakeAlarm
 from scoring.rules.columns import Column, ColumnSchema, ColumnType
 from scoring.rules.ruleset import RuleSetError
-from scoring.rules.versions import Action, LifecycleError
+from scoring.rules.versions import Action, Code, LifecycleError
 from scoring.verdicts import Verdict
 
 ANN = Staff("ann", frozenset({Role.ANALYST}))
@@ -460,3 +460,37 @@ def test_the_alarm_is_the_brakes_own_word(book):
     alarm = BrakeAlarm(1, "large", "large@0", 0, Verdict.BLOCK, 3, 5, 4, 4, 0.5)
     assert book.record_alarm(alarm)
     assert (book.audit()[-1].actor, book.audit()[-1].action) == ("brake", "brake")
+
+
+def test_who_gave_out_a_token_is_no_second_person(database, columns):
+    """Carl was added by bob, dan by carl; ann and fay by eve, who is neither."""
+    added_by = {
+        "ann": "eve",
+        "bob": "operator",
+        "carl": "bob",
+        "dan": "carl",
+        "eve": "operator",
+        "fay": "eve",
+    }
+    book = Rulebook(RulebookStore(database), lambda: ColumnSchema(columns), Clock(), lambda: added_by)
+    book.bootstrap(rules(100))
+    approver = frozenset({Role.APPROVER})
+    carl, dan, fay = (Staff(name, approver) for name in ("carl", "dan", "fay"))
+    eve = Staff("eve", frozenset({Role.ADMIN}))
+
+    def approve(maker, checker):
+        number = book.save(rules(90), maker, "x")
+        book.act(Action.PROPOSE, number, maker, "x")
+        return book.act(Action.APPROVE, number, checker, "x")
+
+    for maker, checker, holder, giver in (
+        (carl, BOB, "carl", "bob"), (BOB, carl, "carl", "bob"), (dan, BOB, "dan", "bob"), (ANN, eve, "ann", "eve"),
+    ):  # fmt: skip
+        with pytest.raises(LifecycleError, match=f"the token of {holder} comes from {giver}") as caught:
+            approve(maker, checker)
+        assert caught.value.code is Code.SAME_PERSON
+    # What tokens cannot tell: two that one admin gave out.
+    assert approve(ANN, fay).active == 1
+    assert approve(ANN, BOB).active == 1
+    with pytest.raises(LifecycleError, match="operator token names nobody"):
+        approve(Staff("operator", frozenset({Role.ADMIN})), BOB)

@@ -33,7 +33,7 @@ from member_node.service.history import HistoryStore
 from member_node.service.layout import rule_columns, transaction_columns
 from member_node.service.replay import SOURCE
 from member_node.service.rulebook import Rulebook
-from member_node.service.staff import StaffBook
+from member_node.service.staff import Role, Staff, StaffBook
 from member_node.service.stream_parts import StreamSource
 from member_node.storage.database import Database
 from member_node.storage.outcomes import OutcomeStore, StreamStore
@@ -42,6 +42,8 @@ from member_node.storage.staff import StaffStore
 from member_node.storage.trust import TrustStore
 from member_node.streams.mapping import parse_mapping
 from scoring.brake import Brake
+from scoring.rules.columns import Column, ColumnType
+from scoring.rules.versions import Action
 from scoring.verdicts import VERDICT_LABELS
 
 MAPPING = (Path(__file__).parents[3] / "sandbox" / "mappings" / "handbook.toml").read_text()
@@ -242,3 +244,32 @@ def test_a_backtest_of_a_file(bank, tmp_path):
     later = bank.run(rules_cli.app, "backtest", file, "--from", "2019-01-01", "--json")
     assert json.loads(later.stdout)["rows"] == 0
     assert bank.run(rules_cli.app, "backtest", tmp_path / "none.toml").exit_code == 1
+
+
+def test_a_list_that_is_gone_does_not_break_the_backtest(bank, tmp_path):
+    """The active version reads it; rows hold what was known of it, where it was there."""
+    listed = Column("listed_mules", ColumnType.BOOLEAN)
+    lists = [listed]
+    bank.book = Rulebook(
+        RulebookStore(bank.database), lambda: rule_columns(bank.mapping, [], [], lists=lists), now_ms
+    )
+    text = rules(100).replace('when = "', 'when = "not listed_mules and ')
+    number = bank.book.save(text, Staff("ann", frozenset({Role.ANALYST})), "mules have rules of their own")
+    bank.book.act(Action.PROPOSE, number, Staff("ann", frozenset({Role.ANALYST})), "go")
+    for action in (Action.APPROVE, Action.ACTIVATE):
+        seen = bank.book.deployed.number
+        bank.book.act(action, number, Staff("bob", frozenset({Role.APPROVER})), "go", seen=seen)
+    lists.clear()
+    file = tmp_path / "rules.toml"
+    file.write_text(rules(100))
+    report = json.loads(bank.run(rules_cli.app, "backtest", file, "--json").stdout)
+    assert (report["rows"], report["gone"]) == (ROWS, ["listed_mules"])
+    # The history never held it: the rule of the active version is in error, as it is in the stream by now.
+    assert report["in_all"]["active"]["hits"] == 0
+    assert report["in_all"]["tested"]["hits"] == (bank.amount > 100).sum()
+    assert "NOTE  listed_mules" in bank.run(rules_cli.app, "backtest", file).stdout
+    file.write_text(text)
+    report = json.loads(bank.run(rules_cli.app, "backtest", file, "--json").stdout)
+    assert report["rules"][0]["errors"] == ROWS
+    file.write_text(rules(100).replace("hour", "honour"))
+    assert "line 7, column" in bank.run(rules_cli.app, "backtest", file).stderr

@@ -9,7 +9,8 @@ import time
 import numpy as np
 import pytest
 
-from member_node.streams.snapshots import SnapshotError, SnapshotKeeper, SnapshotStore
+from member_node.streams.snapshot_keeper import SnapshotKeeper
+from member_node.streams.snapshots import SnapshotError, SnapshotStore
 
 
 def arrays(number):
@@ -68,7 +69,7 @@ def test_what_is_no_number_is_refused(tmp_path):
 
 def test_another_specs_snapshot_is_refused(tmp_path):
     SnapshotStore(tmp_path, "spec").save(1, arrays(1))
-    with pytest.raises(SnapshotError, match="another feature spec or shard; remove the snapshots"):
+    with pytest.raises(SnapshotError, match="another feature spec, shard or version; remove the snapshots"):
         SnapshotStore(tmp_path, "other").latest()
 
 

@@ -41,7 +41,7 @@ from member_node.streams.files import read_events
 from member_node.streams.mapping import load_mapping
 from member_node.streams.sources.deliveries import MAX_DELIVERY_BYTES, MAX_EVENT_BYTES
 from member_node.streams.sources.jetstream import JetStreamSettings, JetStreamSource
-from member_node.streams.sources.rows import RowForm
+from member_node.streams.sources.rows import MAX_FUTURE_US, RowForm
 from scoring.features.engine import FeatureEngine
 
 START = 1_772_000_000_000_000
@@ -129,6 +129,7 @@ class Bank:
                 asker=nobody,
                 policy=default_bundle,
                 engine=FeatureEngine,
+                clock=lambda: START // 10**6,
             )
         )
         self.metrics = NodeMetrics(lambda: START / 1e6)
@@ -318,7 +319,8 @@ class FileSource:
         bank.stream.open(bank.paths["mapping"], bank.paths["features"], bank.paths["rules"], bank.file)
         bank.stream.score((START // 1000) * 2)
         told = {each["event_id"]: each for each in bank.history().to_dicts()}
-        read = read_events(bank.file, load_mapping(bank.paths["mapping"]))
+        mapping = load_mapping(bank.paths["mapping"])
+        read = read_events(bank.file, mapping, latest_us=START + MAX_FUTURE_US)
         refused = {each.row - 2: each for each in read.rejects}
         answers = []
         for place, each in enumerate(rows):
@@ -528,6 +530,30 @@ def test_bad_rows_are_refused_with_code_and_field_and_the_others_scored(source):
         assert f'subrosa_refusals_total{{code="unknown-channel",source="{source.name}"}} 1.0'.encode() in (
             source.bank.metrics.text()
         )
+
+
+def test_an_event_of_the_future_is_refused_and_stops_nothing(source):
+    rows = [row(0, time_us=START), row(1, time_us=START + MAX_FUTURE_US + 1), row(2, time_us=START)]
+    rows.append(row(3, time_us=START + MAX_FUTURE_US))
+    answers = source.send(rows)
+    assert [(each["disposition"], each.get("code"), each.get("field")) for each in answers] == [
+        ("applied", None, None),
+        ("refused", "time-in-future", "time"),
+        ("applied", None, None),
+        ("applied", None, None),
+    ]
+    assert source.bank.history()["event_id"].to_list() == ["e0", "e2", "e3"]
+
+
+def test_rows_that_staff_send_are_held_against_the_clock_too(bank):
+    moments = ("2026-02-25T06:13:20Z", "2100-01-01T00:00:00Z", "2026-02-25T06:13:21Z")
+    rows = [
+        {"event_id": f"e{number}", "time": moment, "amount": 1, "channel": "card", "customer": "c"}
+        for number, moment in enumerate(moments)
+    ]
+    answers, rejects = bank.stream.score_rows(rows)
+    assert [(each.row, each.column, each.code) for each in rejects] == [(2, "time", "time-in-future")]
+    assert told(answers) == [("e0", "applied", "allow"), ("e2", "applied", "allow")]
 
 
 def test_what_is_too_large_is_refused_and_the_source_goes_on(source):

@@ -17,7 +17,8 @@ from member_node.streams.mapping import parse_mapping
 from member_node.streams.sources.arrow_rows import MAX_BATCHES, ArrowRows
 from member_node.streams.sources.json_rows import JsonRows
 from member_node.streams.sources.rows import MAX_FUTURE_US, MAX_ROWS, RowForm
-from scoring.schema import Channel, RowCode, entity_keys
+from scoring.row_codes import RowCode
+from scoring.schema import Channel, entity_keys
 
 NOW = 1_800_000_000_000_000
 SCHEMA = event_schema(

@@ -429,6 +429,7 @@ from scoring.rules.columns import Column, ColumnSchema, ColumnType
 from scoring.rules.deployment import Deployment
 from scoring.rules.ruleset import load_ruleset
 from scoring import brake, lists_table
+from scoring.rules import screen
 text = '''name = "r"
 version = 1
 [[rule]]
@@ -445,10 +446,11 @@ warm_judging(deployment)
 import numpy as np
 judged = deployment.evaluate({"amount": np.array([1.0, 20.0])}, 2, {}, np.zeros(2, np.uint64))
 brake.Brake().apply(deployment, judged, np.array([1, 2]))
-print(len(brake._count.signatures), len(lists_table._find.signatures))
+kernels = (brake._count, lists_table._find, lists_table._beyond, screen._passing, screen._passing_brief)
+print(*(len(kernel.signatures) for kernel in kernels))
 """
     run = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False)
-    assert run.stdout.split() == ["1", "1"], run.stdout + run.stderr
+    assert run.stdout.split() == ["1"] * 5, run.stdout + run.stderr
 
 
 def test_an_analysts_token_looks_indicators_up_and_their_name_is_on_what_they_do(bank: Bank) -> None:
@@ -551,11 +553,13 @@ def test_a_note_from_the_command_line_carries_its_authors_token(
     for command, arguments in (
         (cases_commands, ["note", "1", "seen", *home, "--token-file", str(token)]),
         (indicator_commands, ["lookup", "iban", "DE89370400440532013000", *home, "--token-file", str(token)]),
+        (cases_commands, ["approve", "1", "--why", "seen", *home, "--token-file", str(token)]),
+        (cases_commands, ["exemptions", *home]),
         (cases_commands, ["list", *home]),
     ):
         assert CliRunner().invoke(command, arguments).exit_code == 1
     own = (bank.node.directory / "operator.token").read_text().strip()
-    assert seen == ["Bearer ann's own", "Bearer ann's own", f"Bearer {own}"]
+    assert seen == ["Bearer ann's own"] * 3 + [f"Bearer {own}"] * 2
     token.chmod(0o644)
     run = CliRunner().invoke(cases_commands, ["list", *home, "--token-file", str(token)])
     assert "open to other users" in run.output

@@ -162,3 +162,24 @@ def test_mistakes_are_answered_with_the_fix(client, path, body, words):
     assert answer.json()["party"] == "bank-a"
     # Nothing is half open: the right call still works.
     assert client.post("/replay/open", json={"mapping": str(MAPPING)}).status_code == 200
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["amount", "Verdict", "event_id", "rule", "degraded", "weekday", "customer", "model_score", "journal_frame",
+     "listed_mules", "verdict_rules_3", "score_model_12", "device_new", "terminal_limit", "exempt"],
+)  # fmt: skip
+def test_a_feature_with_the_name_of_another_column_is_refused_with_its_line(client, tmp_path, name):
+    features = tmp_path / "features.toml"
+    feature = 'name = "{}"\nentity = "customer"\naggregation = "count"\nwindow = "1h"\n'
+    features.write_text(f"[[feature]]\n{feature.format('fine')}[[feature]]\n{feature.format(name)}")
+    body = {"mapping": str(MAPPING), "features": str(features)}
+    answer = client.post("/replay/open", json=body)
+    assert answer.status_code == 422
+    assert f"line 7: feature '{name}': has the name of a column" in answer.json()["detail"]
+    features.write_text(f'[[feature]]\nname = "{name}"\nfield = "amount"\n')
+    rules = tmp_path / "rules.toml"
+    rules.write_text(
+        'name = "x"\nversion = 1\n[[rule]]\nid = "a"\nwhen = "amount > 1"\nverdict = "review"\nreason = "x"\n'
+    )
+    assert client.post("/replay/open", json={**body, "rules": str(rules)}).status_code == 200

@@ -168,6 +168,20 @@ def test_of_a_corrected_event_the_newest_row_counts(tmp_path: Path) -> None:
     assert found.fraud_known_us.tolist() == [NEVER, NEVER, START + 9]
 
 
+def test_an_event_that_was_corrected_to_another_day_is_of_that_day_only(tmp_path: Path) -> None:
+    store = HistoryStore(tmp_path)
+    for sequence, (event_id, day, amount, corrected) in enumerate(
+        [("e1", 0, 1.0, False), ("e2", 0, 2.0, False), ("e1", 3, 3.0, True)], start=1
+    ):
+        columns = {"event_id": [event_id], "time_us": [START + day * DAY], "amount": [amount]}
+        store.write(sequence, pa.table({**columns, "journal_frame": [sequence], "corrected": [corrected]}))
+        store.flush()
+    history = ScoredHistory(tmp_path)
+    assert history.read([], START, START + DAY).column("amount").to_pylist() == [2.0]
+    assert history.read([], START + DAY, START + 9 * DAY).column("amount").to_pylist() == [3.0]
+    assert history.read([], START, START + 9 * DAY).column("amount").to_pylist() == [2.0, 3.0]
+
+
 def test_files_merged_while_they_are_read_are_looked_for_again(
     recorded: tuple[Path, pa.Table], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -321,7 +335,7 @@ def test_a_model_by_command_line(desk: Desk, tmp_path: Path) -> None:
     assert "needs the role approver" in run("promote", "1", code=1)
     assert "needs the role approver" in run("shadow", "1", code=1)
     desk.who = Staff("anna", frozenset({Role.ADMIN}))
-    assert "somebody else" in run("promote", "1", code=1)
+    assert "another person must approve it" in run("promote", "1", code=1)
     assert json.loads(run("shadow", "1", "--json"))["state"] == "shadow"
     assert json.loads(run("list", "--json"))["serving"]["shadows"] == [1]
     desk.who = Staff("ben", frozenset({Role.APPROVER}))

@@ -22,6 +22,7 @@ name = "brake"
 [brake]
 window_minutes = 60
 min_events = 8
+min_customers = 2
 challenge = 0.5
 review = 0.25
 block = 0.25
@@ -52,37 +53,41 @@ def ruleset(version, text=TEXT):
     return load_ruleset(text, SCHEMA, version)
 
 
-def apply(brake, deployment, columns, times, bucket=None):
+def apply(brake, deployment, columns, times, bucket=None, customer=None):
     rows = len(times)
     bucket = np.zeros(rows, np.uint64) if bucket is None else bucket
     judged = deployment.evaluate(columns, rows, None, bucket)
-    return brake.apply(deployment, judged, times)
+    return brake.apply(deployment, judged, times, customer)
 
 
 class Oracle:
     """Keeps every event and recounts the window at each."""
 
-    def __init__(self, rules, shares, min_events, pane_us):
-        self.rules, self.shares, self.min_events, self.pane_us = rules, shares, min_events, pane_us
+    def __init__(self, rules, shares, most, min_events, pane_us):
+        self.rules, self.shares, self.most = rules, shares, most
+        self.min_events, self.pane_us = min_events, pane_us
         self.events = []
         self.stopped = set()
         self.since = dict.fromkeys(range(len(rules)), 0)
 
-    def event(self, time, given):
-        self.events.append((time // self.pane_us, dict(given), frozenset(self.stopped)))
-        newest = max(pane for pane, _, _ in self.events)
+    def event(self, time, given, customer):
+        # (pane, what rules said, customer, rules that did not count what they said, rules that did not see it)
+        self.events.append((time // self.pane_us, dict(given), customer, frozenset(self.stopped), set()))
+        newest = max(pane for pane, *_ in self.events)
         late = time // self.pane_us <= newest - PANES
         stands = {}
         for rule, verdict in sorted(given.items()):
             if rule not in self.stopped and not late:
                 window = [
-                    (spoke, stopped)
-                    for pane, spoke, stopped in self.events[self.since[rule] :]
-                    if pane > newest - PANES
+                    each
+                    for each in self.events[self.since[rule] :]
+                    if each[0] > newest - PANES and rule not in each[4]
                 ]
-                declines = sum(
-                    spoke.get(rule) == verdict and rule not in stopped for spoke, stopped in window
-                )
+                counted = [each for each in window if rule in each[1] and rule not in each[3]]
+                if customer and sum(each[2] == customer for each in counted) > self.most[rule]:
+                    self.events[-1][4].add(rule)
+                    window.pop(), counted.pop()
+                declines = sum(each[1][rule] == verdict for each in counted)
                 if len(window) >= self.min_events and declines > self.shares[rule][verdict] * len(window):
                     self.stopped.add(rule)
             if rule not in self.stopped:
@@ -102,7 +107,8 @@ EVENTS = st.lists(
     st.tuples(
         st.integers(-70, 90).filter(lambda minutes: abs(minutes) < 5 or minutes % 7 == 0),
         st.tuples(st.booleans(), st.booleans(), st.booleans()),
-        st.sampled_from([None] * 12 + [0, 1, 2]),
+        st.sampled_from([None] * 12 + [0, 1, 2, "restart"]),
+        st.integers(0, 4),
     ),
     min_size=1,
     max_size=80,
@@ -121,8 +127,9 @@ def test_the_brake_equals_recounting_the_window(events, cuts):
         {int(Verdict.BLOCK): 0.4},
         {int(Verdict.REVIEW): 0.25},
     ]
-    oracle = Oracle(version.rules, shares, 8, MINUTE)
-    times, hits, wanted = [], [], []
+    # Half of what it takes at 8 events: 0.5 * 8 / 2, 0.4 * 8 / 2 and 0.25 * 8 / 2, rounded down.
+    oracle = Oracle(version.rules, shares, (2, 1, 1), 8, MINUTE)
+    times, hits, whose, wanted = [], [], [], []
     now = 100_000 * MINUTE
 
     def flush():
@@ -135,23 +142,30 @@ def test_the_brake_equals_recounting_the_window(events, cuts):
                 continue
             matrix = np.array(hits[part], np.float64)
             columns = {name: matrix[:, place].copy() for place, name in enumerate("abc")}
-            judged, _ = apply(brake, deployment, columns, np.array(times[part], np.int64))
+            customer = np.array(whose[part], np.uint64)
+            judged, _ = apply(brake, deployment, columns, np.array(times[part], np.int64), customer=customer)
             stands = [
                 {int(rule): int(row[rule]) for rule in np.flatnonzero(row)} for row in judged.live.effective
             ]
             assert stands == wanted[part]
             assert judged.live.verdict.tolist() == [max(w.values(), default=0) for w in wanted[part]]
             np.testing.assert_array_equal(judged.live.hits, matrix > 0)
-        times.clear(), hits.clear(), wanted.clear()
+        times.clear(), hits.clear(), whose.clear(), wanted.clear()
 
-    for step, spoke, released in events:
+    for step, spoke, released, customer in events:
         moment = now + step * MINUTE
         now = max(now, moment)
         given_here = {rule: int(version.rules[rule].verdict) for rule, hit in enumerate(spoke) if hit}
         times.append(moment)
         hits.append(spoke)
-        wanted.append(oracle.event(moment, given_here))
-        if released is not None:
+        whose.append(customer * 0x9E3779B97F4A7C15 % 2**64)
+        wanted.append(oracle.event(moment, given_here, customer))
+        if released == "restart":
+            flush()
+            saved, brake = brake.state(), Brake()
+            brake.restore(saved, deployment)
+            assert all(np.array_equal(brake.state()[name], saved[name]) for name in saved)
+        elif released is not None:
             flush()
             key = version.rules[released].key
             releases = {**releases, key: releases.get(key, 0) + 1}
@@ -184,6 +198,85 @@ def test_a_trip_takes_effect_at_its_own_row_and_alarms_once():
     assert (judged.live.rule[8:] == -1).all()
     judged, alarms = apply(brake, deployment, one_rule(100, 2), times + 100_000)
     assert (alarms, judged.live.verdict.any()) == ([], False)
+
+
+def flood(rows, customers, every=2):
+    """Every second row is a decline, of so many customers in turn; the others are of nobody in particular."""
+    declined = np.arange(rows) % every == 0
+    customer = np.where(declined, np.arange(rows) // every % customers + 1, 0).astype(np.uint64)
+    return one_rule(rows, every), customer
+
+
+@pytest.mark.parametrize(
+    ("customers", "stopped"), [(1, False), (4, False), (50, False), (51, True), (300, True)]
+)
+def test_few_customers_cannot_stop_a_rule_for_everybody(customers, stopped):
+    """With 1,000 events and a share of 0.25 it takes 251 declines that count, five of a customer."""
+    text = TEXT.replace("min_events = 8", "min_events = 1000").replace("max_share = 0.4", "max_share = 0.25")
+    brake, deployment = Brake(), Deployment(1, ruleset(1, text))
+    columns, customer = flood(4000, customers)
+    judged, alarms = apply(
+        brake, deployment, columns, np.arange(4000, dtype=np.int64) * 1000, customer=customer
+    )
+    assert bool(alarms) == stopped
+    assert judged.live.verdict.astype(bool).sum() == (2000 if not stopped else alarms[0].row // 2)
+    if not stopped:
+        told = brake.counts()[1]
+        # What does not count has not been seen either: it thins nothing out.
+        assert (told.block, told.events) == (5 * customers, 2000 + 5 * customers)
+        # Others can still stop it.
+        columns, customer = flood(2000, 1000)
+        times = 4_000_000 + np.arange(2000, dtype=np.int64) * 1000
+        _, alarms = apply(brake, deployment, columns, times, customer=customer + np.uint64(customers))
+        assert [alarm.rule for alarm in alarms] == ["second"]
+
+
+@pytest.mark.parametrize(("customers", "stopped"), [(50, False), (51, True)])
+def test_it_takes_as_many_customers_as_the_limits_say(customers, stopped):
+    text = TEXT.replace("min_events = 8", "min_events = 1000").replace("max_share = 0.4", "max_share = 0.25")
+    declines = 5 * customers
+    columns = {name: np.zeros(1000) for name in "abc"}
+    columns["b"][1000 - declines :] = 1.0
+    customer = np.zeros(1000, np.uint64)
+    customer[1000 - declines :] = np.arange(declines) % customers + 1
+    times = np.arange(1000, dtype=np.int64) * 1000
+    _, alarms = apply(Brake(), Deployment(1, ruleset(1, text)), columns, times, customer=customer)
+    assert [(alarm.row, alarm.declines) for alarm in alarms] == ([(999, 255)] if stopped else [])
+
+
+def test_a_customer_counts_again_when_the_window_has_passed():
+    brake, deployment = Brake(), Deployment(1, ruleset(1, TEXT.replace("min_events = 8", "min_events = 100")))
+    declined = {name: np.full(10, float(name == "b")) for name in "abc"}
+    for hour in range(3):
+        times = np.full(10, (100 + hour) * 60 * MINUTE)
+        apply(brake, deployment, declined, times, customer=np.full(10, 7, np.uint64))
+        assert brake.counts()[1].block == 5
+    # Many customers come and go: only those of the window are held.
+    rows = 20_000
+    columns = {name: np.full(rows, float(name == "b")) for name in "abc"}
+    for hour in range(5):
+        times = np.full(rows, (200 + hour) * 60 * MINUTE)
+        customer = np.arange(1, rows + 1).astype(np.uint64) + np.uint64(hour * rows)
+        brake = Brake() if hour == 0 else brake
+        limits = ruleset(1, TEXT.replace("min_events = 8", "min_events = 1000000"))
+        apply(brake, Deployment(1, limits), columns, times, customer=customer)
+        assert len(brake.state()["1.counted"]) == rows
+
+
+def test_a_state_of_before_customers_were_counted_is_taken_up():
+    deployment = Deployment(1, ruleset(1))
+    brake, again = Brake(), Brake()
+    apply(brake, deployment, one_rule(5, 2), np.arange(5, dtype=np.int64))
+    saved = brake.state()
+    old = {name: values for name, values in saved.items() if name not in ("form", "1.counted")}
+    again.restore(old, deployment)
+    assert again.counts() == brake.counts()
+    with pytest.raises(BrakeStateError, match="lacks"):
+        again.restore({**old, "form": saved["form"]}, deployment)
+    with pytest.raises(BrakeStateError, match="form"):
+        again.restore({**saved, "form": np.array([3])}, deployment)
+    with pytest.raises(BrakeStateError, match="shape"):
+        again.restore({**saved, "1.counted": np.zeros((1, 3), np.int64)}, deployment)
 
 
 def test_read_only_columns_are_the_same_to_the_brake():

@@ -286,7 +286,7 @@ def test_exemptions_brake_and_lists_are_told_by_row():
     assert set(scored.listed) == {"listed_bad", "listed_good", "listed_cleared", "listed_whole"}
 
 
-BRAKED = "[brake]\nmin_events = 20\nchallenge = 0.3\n"
+BRAKED = "[brake]\nmin_events = 20\nmin_customers = 1\nchallenge = 0.3\n"
 
 
 def play(engine, force, cuts, recall=None):

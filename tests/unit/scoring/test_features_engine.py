@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -16,7 +17,8 @@ from scoring.features import (
     WindowFeature,
     parse_spec,
 )
-from scoring.schema import OutcomeBatch, RowCode, SchemaError, TransactionBatch, transaction_batch
+from scoring.row_codes import RowCode
+from scoring.schema import OutcomeBatch, SchemaError, TransactionBatch, transaction_batch
 
 SECOND = 1_000_000
 HOUR = 3600 * SECOND
@@ -191,11 +193,34 @@ def test_an_empty_batch_and_a_missing_entity() -> None:
 def test_a_missing_column_changes_nothing() -> None:
     spec = FeatureSpec((WindowFeature("s", "customer", Aggregation.SUM, DAY, "score", filter="odd"),))
     engine = FeatureEngine(spec)
-    with pytest.raises(SchemaError, match="odd"):
-        engine.update(batch((1, T, 1.0)))
     with pytest.raises(SchemaError, match="score"):
         engine.update(batch((1, T, 1.0)), filters={"odd": np.array([True])})
+    with pytest.raises(SchemaError, match="odd"):
+        engine.update(replace(batch((1, T, 1.0)), numbers={"score": np.ones(1)}))
     assert engine.size().records == 0
+
+
+def test_columns_may_be_strided_or_read_only() -> None:
+    spec = parse_spec(
+        '[[filter]]\nname = "some"\npresent = ["card"]\nhours = [0, 22]\nzone = "Europe/Madrid"\n'
+        '[[feature]]\nname = "n"\nentity = "customer"\naggregation = "sum"\nvalue = "amount"\n'
+        'window = "1d"\nfilter = "some"\n'
+    )
+    rows = np.arange(60)
+    twice = transaction_batch(
+        event_id=rows,
+        time_us=T + rows * HOUR // 8,
+        amount=rows * 1.5,
+        channel="card",
+        entities={"customer": rows // 2 % 5 + 1, "card": rows // 2 % 3},
+    )
+    strided = twice.take(slice(None, None, 2))
+    solid = twice.take(np.arange(0, 60, 2))
+    for column in (strided.event_id, strided.time_us, strided.amount, strided.channel):
+        column.flags.writeable = False
+    expected = FeatureEngine(spec).update(solid).values
+    assert 0 < np.count_nonzero(expected) < 30
+    np.testing.assert_array_equal(FeatureEngine(spec).update(strided).values, expected)
 
 
 def test_text_ids_cannot_be_a_numeric_feature() -> None:

@@ -8,16 +8,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from scoring.hashing import siphash_words
+from scoring.row_codes import RowCode, validate
 from scoring.schema import (
     Channel,
     OutcomeBatch,
-    RowCode,
     SchemaError,
     TransactionBatch,
     channel_codes,
     entity_keys,
     transaction_batch,
-    validate,
 )
 
 PINNED = [1634251727820465368, 12045697504251921591, 0]
@@ -97,6 +96,7 @@ def test_nan_is_a_missing_integer() -> None:
         ({"time_us": [NOW, -1, NOW]}, RowCode.TIME_OUT_OF_RANGE),
         ({"time_us": [NOW, 2**62, NOW]}, RowCode.TIME_OUT_OF_RANGE),
         ({"event_id": ["a", "", "c"]}, RowCode.EVENT_ID_MISSING),
+        ({"event_id": ["a", "\0\0", "c"]}, RowCode.EVENT_ID_MISSING),
         ({"event_id": np.array([1, np.iinfo(np.int64).min, 3])}, RowCode.EVENT_ID_MISSING),
     ],
 )
