@@ -54,9 +54,8 @@ class KeyIndex:
         self._table = np.zeros(6, np.int64)
         self._at = int(self._table.ctypes.data)
         self._point()
-        self.remove(
-            np.empty(0, np.int32)
-        )  # a first call loads machine code, 4 ms that no event should wait for
+        # a first call loads machine code, 4 ms that no event should wait for
+        self.remove(np.empty(0, np.int32))
 
     def __len__(self) -> int:
         return int(self._meta[_COUNT])
