@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+from numba.np.numpy_support import carray
 from numpy.typing import NDArray
 
 from scoring.compiled import compiled, compiled_brief
@@ -226,10 +227,10 @@ def _beyond(
     for place in range(len(tables)):
         table = tables[place]
         values = _find(
-            longs(table[1])[: 2 * table[2]].reshape((table[2], 2)),
-            octets(table[3])[: table[4]],
-            longs(table[5])[: 2 * table[6]].reshape((table[6], 2)),
-            octets(table[7])[: table[8]],
+            carray(longs(table[1]), (table[2], 2)),
+            carray(octets(table[3]), (table[4],)),
+            carray(longs(table[5]), (table[6], 2)),
+            carray(octets(table[7]), (table[8],)),
             keys[table[0]],
         )
         for row in range(len(bounds)):
