@@ -113,8 +113,8 @@ class Node:
         self.keeper = SnapshotKeeper(
             store,
             lambda: {**self.engine.state(copy=False), "cursor": np.array([self.cursor])},
-            before=lambda _: (self.history.flush(), self.history.merge()),
-            after=lambda covered: self.journal.retire(min(covered, self.history.flushed_sequence) + 1),
+            before=lambda _: self.history.flush(),
+            after=self._covered,
             every_events=450,
         )
         self._restore(store.latest())
@@ -136,9 +136,13 @@ class Node:
         return checksum(self.history.find(events.column("event_id").to_pylist(), ["verdict", "nonce"]))
 
     def close(self):
-        self.history.close()
         self.keeper.close()
+        self.history.close()
         self.journal.close()
+
+    def _covered(self, covered):
+        self.journal.retire(min(covered, self.history.flushed_sequence) + 1)
+        self.history.merge()  # in a node a loop of its own does it; here, so that kills fall into it
 
     def _restore(self, snapshot):
         after = 0
