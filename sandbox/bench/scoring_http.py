@@ -26,6 +26,8 @@ SINGLES, BATCHES, PACED = 20_000, 4_000, 5_000
 RATE = 1_000.0
 # Requests under way at a time, one a connection: as of some gateways, and (FEW) as of one.
 MANY, FEW = 256, 64
+# The steady load is not to be measured beside the history of the full ones before it.
+REST_SECONDS = 2.0
 SPACING_US = 50
 MODEL_FILE, STREAM = "model.bin", "stream.toml"
 
@@ -48,27 +50,22 @@ def measure_http(bench: Bench) -> HttpReport:
     with tempfile.TemporaryDirectory(prefix="subrosa-bench-") as folder:
         home = _prepare(bench, Path(folder))
         token = (home / "operator.token").read_text().strip()
-        packed_from = 2 * SINGLES
-        rows = _rows(bench, packed_from + BATCHES * BATCH + PACED)
-        singles = [http_request(EVENTS_PATH, row, "application/json", token) for row in rows[:packed_from]]
+        packed_from = 2 * SINGLES + PACED
+        rows = _rows(bench, packed_from + BATCHES * BATCH)
+        alone = [http_request(EVENTS_PATH, row, "application/json", token) for row in rows[:packed_from]]
+        singles, paced = alone[: 2 * SINGLES], alone[2 * SINGLES :]
         packed = [
             http_request(BATCH_PATH, b"\n".join(rows[start : start + BATCH]), "application/x-ndjson", token)
             for start in range(packed_from, packed_from + BATCHES * BATCH, BATCH)
         ]
-        paced = [http_request(EVENTS_PATH, row, "application/json", token) for row in rows[-PACED:]]
         with serving(plain_app) as port:
             run_load(port, singles[:1000])
             plain, plain_few = (run_load(port, singles[:SINGLES], each) for each in (MANY, FEW))
         with serving(node_app, str(home)) as port:
             many, few = run_load(port, singles[:SINGLES], MANY), run_load(port, singles[SINGLES:], FEW)
-            report = HttpReport(
-                plain,
-                many,
-                plain_few,
-                few,
-                run_load(port, packed),
-                run_load(port, paced, rate=RATE),
-            )
+            time.sleep(REST_SECONDS)
+            steady = run_load(port, paced, rate=RATE)
+            report = HttpReport(plain, many, plain_few, few, run_load(port, packed), steady)
     for each in (report.singles, report.singles_few, report.batches, report.paced):
         if set(each.statuses) != {200}:
             raise RuntimeError(f"the node answered {dict(each.statuses)}")
