@@ -6,7 +6,6 @@ from typing import Any
 
 import msgspec
 
-from member_node.streams.events import DEVICE_COMPONENTS, EventBatch
 from scoring.row_codes import RowCode
 
 # FingerprintJS 5 collects about 8 KiB with all its fonts and plug-ins.
@@ -25,11 +24,3 @@ def component_fault(text: str | bytes) -> RowCode:
     except (msgspec.DecodeError, UnicodeError, RecursionError):
         return RowCode.MALFORMED
     return RowCode.ACCEPTABLE
-
-
-def bundles_of(events: EventBatch) -> list[dict[str, Any] | None] | None:
-    """The components of each row of accepted events (None where none were given); None without such a column."""
-    if DEVICE_COMPONENTS not in events.schema.names:
-        return None
-    texts: list[str | None] = events.column(DEVICE_COMPONENTS).to_pylist()
-    return [None if text is None else _OBJECT.decode(text) for text in texts]

@@ -83,11 +83,6 @@ def event_schema(
     return pa.schema(fields)
 
 
-def entities_of(events: EventBatch) -> tuple[str, ...]:
-    """The entities of a batch, in column order."""
-    return tuple(name for name in events.schema.names if name in ENTITIES)
-
-
 def numbers_of(schema: pa.Schema) -> tuple[str, ...]:
     """The further numeric attributes of a schema of events, in column order."""
     return tuple(name for name in schema.names if name not in _TAKEN)

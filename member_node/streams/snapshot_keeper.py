@@ -54,13 +54,6 @@ class SnapshotKeeper:
         if hindrance:
             LOGGER.warning("%s: every snapshot copies the state while the stream waits", hindrance)
 
-    def applied(self, sequence: int, events: int, now_seconds: float) -> bool:
-        """Say that the engine holds everything up to a frame **that is on disk**; whether a snapshot was begun.
-
-        Called while nothing changes the state; ``now_seconds`` of any steady clock.
-        """
-        return self.due(events, now_seconds) and self.begin(sequence)
-
     def due(self, events: int, now_seconds: float) -> bool:
         """Count applied events; whether a snapshot should be taken now (see :meth:`begin`)."""
         self._events += events

@@ -130,7 +130,8 @@ class Node:
         decided = self._judge(first + 1, events, matrix)
         self.journal.sync()
         self.cursor = max(self.cursor, number + 1)
-        self.keeper.applied(self.journal.last_sequence, len(events), 0.0)
+        if self.keeper.due(len(events), 0.0):
+            self.keeper.begin(self.journal.last_sequence)
         if decided.num_rows == ROWS:
             return checksum(pa.table({"event_id": events.column("event_id"), **decided.to_pydict()}))
         return checksum(self.history.find(events.column("event_id").to_pylist(), ["verdict", "nonce"]))

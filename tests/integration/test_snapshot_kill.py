@@ -33,7 +33,8 @@ keeper = SnapshotKeeper(
 )
 keeper.save(1)
 array[:] = 2
-assert keeper.applied(2, 1, 0.0)
+assert keeper.due(1, 0.0)
+assert keeper.begin(2)
 child = keeper.child
 while os.listdir(f"/proc/{child}/fd") != ["0"]:
     time.sleep(0.0002)

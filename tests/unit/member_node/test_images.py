@@ -164,9 +164,10 @@ class Keeping:
 def test_a_killed_child_leaves_the_snapshot_before_and_the_journal(tmp_path, caplog):
     keeping = Keeping(tmp_path)
     keeping.keeper.save(1)
-    assert keeping.keeper.applied(2, 1, 0.0)
+    assert keeping.keeper.due(1, 0.0)
+    assert keeping.keeper.begin(2)
     stopped(keeping.keeper.child)
-    assert not keeping.keeper.applied(3, 1, 1.0)  # one at a time
+    assert not keeping.keeper.due(1, 1.0)  # one at a time
     os.kill(keeping.keeper.child, signal.SIGKILL)
     keeping.keeper.close()
     assert "no snapshot at frame 2" in keeping.keeper.last_error
@@ -180,13 +181,15 @@ def test_a_disk_that_is_full_for_the_child_leaves_no_part(tmp_path):
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (2**20, before[1]))
     try:
-        assert keeping.keeper.applied(1, 1, 0.0)
+        assert keeping.keeper.due(1, 0.0)
+        assert keeping.keeper.begin(1)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
     keeping.keeper._writing.result()
     assert "File too large; the ones before it stay, free some room" in keeping.keeper.last_error
     assert list(tmp_path.iterdir()) == []
-    assert keeping.keeper.applied(2, 1, 1.0)
+    assert keeping.keeper.due(1, 1.0)
+    assert keeping.keeper.begin(2)
     keeping.keeper.close()
     assert keeping.keeper.last_error == ""
     assert keeping.store.sequences == [2]
@@ -202,7 +205,8 @@ def test_a_history_that_fails_ends_the_child(tmp_path):
         raise TimeoutError("the history is behind")
 
     keeping = Keeping(tmp_path, before=fail)
-    assert keeping.keeper.applied(1, 1, 0.0)
+    assert keeping.keeper.due(1, 0.0)
+    assert keeping.keeper.begin(1)
     keeping.keeper.close()
     assert "the history is behind" in keeping.keeper.last_error
     with pytest.raises(ProcessLookupError):
@@ -213,11 +217,13 @@ def test_a_history_that_fails_ends_the_child(tmp_path):
 def test_closing_and_saving_wait_for_the_child(tmp_path):
     keeping = Keeping(tmp_path)
     before = zlib.crc32(keeping.array)
-    assert keeping.keeper.applied(1, 1, 0.0)
+    assert keeping.keeper.due(1, 0.0)
+    assert keeping.keeper.begin(1)
     keeping.array[:] = 1
     keeping.keeper.save(2)
     keeping.array[:] = 2
-    assert keeping.keeper.applied(3, 1, 1.0)
+    assert keeping.keeper.due(1, 1.0)
+    assert keeping.keeper.begin(3)
     keeping.keeper.close()
     assert keeping.store.sequences == [2, 3]
     assert int(keeping.store.latest()[1]["array"][0]) == 2
@@ -233,7 +239,8 @@ def test_what_cannot_be_forked_is_copied_and_said(tmp_path, monkeypatch, caplog)
 
     monkeypatch.setattr("member_node.streams.snapshots.freeze", refuse)
     before = keeping.array.copy()
-    assert keeping.keeper.applied(1, 1, 0.0)
+    assert keeping.keeper.due(1, 0.0)
+    assert keeping.keeper.begin(1)
     assert keeping.keeper.child is None
     keeping.array[:] = 0
     keeping.keeper.close()
@@ -245,7 +252,8 @@ def test_what_cannot_be_forked_is_copied_and_said(tmp_path, monkeypatch, caplog)
 def test_a_state_that_cannot_be_given_is_a_counted_failure(tmp_path):
     keeping = Keeping(tmp_path)
     keeping.array = np.array(["text"])
-    assert not keeping.keeper.applied(1, 1, 0.0)
+    assert keeping.keeper.due(1, 0.0)
+    assert not keeping.keeper.begin(1)
     assert "numbers only" in keeping.keeper.last_error
     with pytest.raises(SnapshotError, match="numbers only"):
         keeping.keeper.save(1)

@@ -167,15 +167,15 @@ class Keeping:
 
 def test_one_is_taken_after_so_many_events_or_so_much_time(tmp_path):
     keeping = Keeping(tmp_path, every_events=100, every_seconds=60.0)
-    assert not keeping.keeper.applied(2, 60, 0.0)
-    begun = [False, keeping.keeper.applied(4, 60, 1.0)]  # 120 events
+    assert not keeping.keeper.due(60, 0.0)
+    begun = [False, keeping.keeper.due(60, 1.0) and keeping.keeper.begin(4)]  # 120 events
     while len(keeping.calls) < 2:
         time.sleep(0.001)
-    begun.append(keeping.keeper.applied(6, 0, 62.0))  # old enough, and nothing new
-    begun.append(keeping.keeper.applied(8, 1, 63.0))
+    begun.append(keeping.keeper.due(0, 62.0) and keeping.keeper.begin(6))  # old enough, and nothing new
+    begun.append(keeping.keeper.due(1, 63.0) and keeping.keeper.begin(8))
     while len(keeping.calls) < 4:
         time.sleep(0.001)
-    begun.append(keeping.keeper.applied(10, 99, 64.0))
+    begun.append(keeping.keeper.due(99, 64.0) and keeping.keeper.begin(10))
     keeping.keeper.close()
     assert begun == [False, True, False, True, False]
     # The history is written before the snapshot, the journal retired after it, up to the older of two.
@@ -186,9 +186,10 @@ def test_the_stream_goes_on_while_one_is_written(tmp_path):
     keeping = Keeping(tmp_path, every_events=10)
     keeping.gate.clear()
     keeping.value = 1
-    assert keeping.keeper.applied(1, 10, 0.0)
+    assert keeping.keeper.due(10, 0.0)
+    assert keeping.keeper.begin(1)
     keeping.value = 2  # the copy was taken
-    assert not keeping.keeper.applied(2, 10, 0.0)
+    assert not keeping.keeper.due(10, 0.0)
     keeping.gate.set()
     keeping.keeper.save(2)
     keeping.keeper.close()
